@@ -1,0 +1,576 @@
+"""BicycleGAN: one drawing becomes many pictures.
+
+Zhu et al., "Toward Multimodal Image-to-Image Translation", NeurIPS 2017 (arXiv:1711.11586).
+
+A drawing A has many plausible pictures B; a code z of 8 normal numbers says which one is meant, and G(A, z) paints it.
+A conditional GAN soon ignores such a code. Two cycles, B -> z -> B and z -> B -> z, keep it meaningful:
+
+  cVAE-GAN   B --E--> N(mu, exp(logvar)) --> z_enc --G(A, .)--> fake_enc      close to B, and real to D_VAE
+  cLR-GAN    z ~ N(0, I) --G(A, .)--> fake_rand --E--> mu_rand                close to z; fake_rand real to D_LR
+
+  A (B, 1 or 3, S, S)   z (B, nz)   G: a U-Net -> (B, 3, S, S) in [-1, 1]   E: a ResNet -> mu, logvar, (B, nz) each
+  D_VAE, D_LR: patch scores at two scales, (B, 1, h, w) each
+
+  min_{G,E} max_{D_VAE,D_LR}  GAN(D_VAE) + 10 |B - fake_enc|_1 + 0.01 KL(E(B) || N(0, I))             (paper, eq. 8)
+                              + GAN(D_LR) + 0.5 |z - mu_rand|_1
+
+Differences from the paper and its official code:
+  1. The KL is averaged over the batch. The official code sums it, so its weight grows with the batch size, and every z
+     gives one picture where a batch is large.
+  2. Weights start from N(0, 0.02), as in pix2pix. The official Xavier with gain 0.02 starts from a G that hardly sees z.
+  3. The default sizes fit a CPU. G halves the picture down to 1 x 1 and E down to 8 x 8 at any size; --image-size 128
+     --ngf 64 --ndf 64 --nef 64 --upsample transposed are the official networks, to the last parameter.
+  4. One backward pass where the official code has two: E is frozen while it reads fake_rand.
+
+Measured (README has the pictures): ...
+
+  python bicyclegan.py --epochs 20                                       the default run, without a download
+  python bicyclegan.py --resume auto --epochs 40                         continue it
+  python bicyclegan.py --sample runs/bicyclegan-edges2faces-s0/last.pt   rows of samples, a walk between two codes
+  python bicyclegan.py --sample CKPT --input DRAWINGS --style-from PHOTO
+  python bicyclegan.py --evaluate CKPT --weights-dir weights             FID, LPIPS diversity, KL of each dimension
+  paper:  python bicyclegan.py --dataset edges2shoes --image-size 256 --batch-size 2 --epochs 60 --decay-epochs 30
+            --ngf 64 --ndf 64 --nef 64 --upsample transposed
+  course: python bicyclegan.py --dataset edges2shoes --image-size 128 --batch-size 2 --epochs 20 --input-channels 3
+            --ngf 64 --ndf 64 --nef 64 --net-d vanilla --conditional-d --gan-loss bce --lr-e 5e-6 --lr-g 8e-4
+            --lr-d-vae 4e-7 --lr-d-lr 4e-7       (its baseline: also --net-g vanilla)
+"""
+
+import argparse
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+from tqdm import tqdm
+
+import datasets
+import metrics
+
+SCRIPT = "bicyclegan"
+
+# ---------------------------------------------------------------------------------------------------- arguments
+
+
+def build_parser():
+    p = argparse.ArgumentParser(
+        prog=f"{SCRIPT}.py",
+        usage="%(prog)s [flags]   (%(prog)s --help lists them)",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    yes_no = argparse.BooleanOptionalAction
+    # The common flags: the same in all eight scripts.
+    p.add_argument("--dataset", default="edges2faces", help="a set's name (python datasets.py lists them) or a folder")
+    p.add_argument("--data-dir", default="data", help="folder of downloaded sets and of decoded caches")
+    p.add_argument("--image-size", type=int, default=64, help="side in pixels: 32, 64, 128 or 256 (paper: 256)")
+    p.add_argument("--epochs", type=int, default=20, help="passes over the training set (paper: 60 on edges2shoes)")
+    p.add_argument("--max-steps", type=int, default=0, help="stop at this step; 0 = no limit")
+    p.add_argument("--batch-size", type=int, default=16, help="pairs in a step of one process (paper: 2)")
+    p.add_argument("--lr", type=float, default=2e-4, help="learning rate of Adam (paper: 2e-4)")
+    p.add_argument("--beta1", type=float, default=0.5, help="Adam's decay of the mean (paper: 0.5)")
+    p.add_argument("--beta2", type=float, default=0.999, help="Adam's decay of the square (paper: 0.999)")
+    p.add_argument("--seed", type=int, default=0, help="seed of the weights, the order of the data and the noise")
+    p.add_argument(
+        "--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="auto = the fastest there is"
+    )
+    p.add_argument("--amp", action=yes_no, default=False, help="bfloat16 autocast; pays on a GPU")
+    p.add_argument("--compile", action=yes_no, default=False, help="torch.compile the networks; pays on a GPU")
+    p.add_argument("--workers", type=int, default=0, help="processes that fetch batches; 0 = the main process")
+    p.add_argument("--out", default="", help="run folder; empty = runs/SCRIPT-DATASET-sSEED")
+    p.add_argument("--log-every", type=int, default=50, help="steps between two rows of log.csv; 0 = never")
+    p.add_argument(
+        "--sample-every", type=int, default=500, help="steps between two sample pictures; 0 = only at the end"
+    )
+    p.add_argument("--save-every", type=int, default=500, help="steps between two checkpoints; 0 = only at the end")
+    p.add_argument("--eval-every", type=int, default=0, help="steps between two measurements; 0 = never")
+    p.add_argument("--resume", default="", metavar="CKPT|auto", help="continue a run; auto = the run folder's last.pt")
+    p.add_argument("--sample", default="", metavar="CKPT", help="draw samples from a checkpoint and exit")
+    p.add_argument("--evaluate", default="", metavar="CKPT", help="measure a checkpoint, write metrics.json and exit")
+    p.add_argument("--num-samples", type=int, default=10, help="samples of each input in a picture (paper: 10)")
+    p.add_argument("--weights-dir", default="", help="folder with the weights of Inception, AlexNet and LPIPS")
+    # This model's flags.
+    p.add_argument("--direction", default="AtoB", choices=("AtoB", "BtoA"), help="A = left half of a file, B = right")
+    p.add_argument("--input-channels", type=int, default=0, choices=(0, 1, 3), help="of A; 0 = as the data set has it")
+    p.add_argument("--flip", action=yes_no, default=False, help="mirror half of the training pairs")
+    p.add_argument("--decay-epochs", type=int, default=0, help="last epochs, in which lr falls linearly (paper: half)")
+    p.add_argument("--nz", type=int, default=8, help="length of the code z (paper: 8)")
+    p.add_argument("--ngf", type=int, default=32, help="channels of G's first layer (paper: 64)")
+    p.add_argument("--ndf", type=int, default=32, help="channels of each D's first layer (paper: 64)")
+    p.add_argument("--nef", type=int, default=32, help="channels of E's first layer (paper: 64)")
+    p.add_argument("--net-g", default="unet", choices=("unet", "vanilla"), help="vanilla = without the skips")
+    p.add_argument("--net-d", default="patch", choices=("patch", "vanilla"), help="vanilla = one score per image")
+    p.add_argument("--conditional-d", action=yes_no, default=False, help="D sees (A, B), not only B (official: no)")
+    p.add_argument(
+        "--upsample", default="bilinear", choices=("bilinear", "transposed"), help="G's way up (paper: transposed)"
+    )
+    p.add_argument("--gan-loss", default="lsgan", choices=("lsgan", "bce"), help="adversarial loss (paper: lsgan)")
+    p.add_argument("--lambda-l1", type=float, default=10.0, help="weight of |B - fake_enc| (paper: 10)")
+    p.add_argument("--lambda-latent", type=float, default=0.5, help="weight of |z - mu(fake_rand)| (paper: 0.5)")
+    p.add_argument("--lambda-kl", type=float, default=0.01, help="weight of the KL divergence, in nats (paper: 0.01)")
+    for name, net in (("g", "G"), ("e", "E"), ("d-vae", "D_VAE"), ("d-lr", "D_LR")):
+        p.add_argument(f"--lr-{name}", type=float, default=0.0, help=f"learning rate of {net}; 0 = --lr")
+    p.add_argument("--input", default="", metavar="FILE|DIR", help="with --sample: translate these drawings")
+    p.add_argument("--style-from", default="", metavar="IMAGE", help="with --sample: also use the code of this picture")
+    p.add_argument("--fid-dims", type=int, default=2048, choices=(64, 192, 768, 2048), help="Inception features of FID")
+    return p
+
+
+# What may differ between a checkpoint's flags and those it is continued, sampled or measured with.
+FREE_FLAGS = (
+    "data_dir epochs max_steps device amp compile workers out log_every sample_every save_every eval_every resume sample "
+    "evaluate num_samples weights_dir input style_from fid_dims decay_epochs"
+).split()
+
+
+# ----------------------------------------------------------------------------------------------------- networks
+
+
+def norm(x):
+    """Instance normalisation, without weights and without running statistics: training and sampling compute the same."""
+    return F.instance_norm(x, eps=1e-5)
+
+
+class Generator(nn.Module):
+    """G(A, z): a U-Net that halves the picture down to 1 x 1 and back, with z as constant maps before every halving.
+
+    A (B, in_channels, S, S), z (B, nz) -> (B, out_channels, S, S) in [-1, 1]; S a power of two, 32 or more.
+    """
+
+    def __init__(self, in_channels, out_channels, nz, ngf, image_size, skips=True, upsample="bilinear"):
+        super().__init__()
+        depth = int(math.log2(image_size))  # 7 halvings take 128 px to 1 x 1
+        width = [ngf * min(2**i, 8) for i in range(depth)]  # 64 128 256 512 512 512 512 for ngf 64 at 128 px
+        self.skips = skips
+        self.downs, self.ups = nn.ModuleList(), nn.ModuleList()
+        for c_in, c_out in zip([in_channels, *width], width, strict=False):
+            self.downs.append(nn.Conv2d(c_in + nz, c_out, kernel_size=4, stride=2, padding=1))
+        for i in reversed(range(depth)):
+            c_in = width[i] * 2 if skips and i < depth - 1 else width[i]  # the skip doubles the channels
+            c_out = width[i - 1] if i > 0 else out_channels
+            if upsample == "transposed":
+                self.ups.append(nn.ConvTranspose2d(c_in, c_out, kernel_size=4, stride=2, padding=1))
+            else:  # no checkerboard: kernel 4, stride 2 is even already, but enlarging first is smoother still
+                up = nn.Upsample(scale_factor=2, mode="bilinear")
+                self.ups.append(nn.Sequential(up, nn.Conv2d(c_in, c_out, kernel_size=3, padding=1)))
+
+    def forward(self, A, z):
+        h, skips, last = A, [], len(self.downs) - 1
+        for i, down in enumerate(self.downs):
+            z_map = z[:, :, None, None].expand(-1, -1, *h.shape[2:])  # (B, nz, h, w)
+            h = torch.cat([h, z_map], dim=1)
+            h = down(F.leaky_relu(h, 0.2) if i > 0 else h)
+            if 0 < i < last:  # not at the picture; and at 1 x 1 there is nothing to normalise over
+                h = norm(h)
+            skips.append(h)
+        for i, up in enumerate(self.ups):
+            if i > 0 and self.skips:
+                h = torch.cat([h, skips[last - i]], dim=1)
+            h = up(F.relu(h))
+            if i < last:
+                h = norm(h)
+        return torch.tanh(h.float())
+
+
+class ResBlock(nn.Module):
+    """Pre-activation residual block that halves the picture by averaging: (B, c_in, h, w) -> (B, c_out, h/2, w/2)."""
+
+    def __init__(self, c_in, c_out):
+        super().__init__()
+        self.conv1 = nn.Conv2d(c_in, c_in, kernel_size=3, padding=1)
+        self.conv2 = nn.Conv2d(c_in, c_out, kernel_size=3, padding=1)
+        self.shortcut = nn.Conv2d(c_in, c_out, kernel_size=1)
+
+    def forward(self, x):
+        h = self.conv1(F.leaky_relu(norm(x), 0.2))
+        h = self.conv2(F.leaky_relu(norm(h), 0.2))
+        return F.avg_pool2d(h, 2) + self.shortcut(F.avg_pool2d(x, 2))
+
+
+class Encoder(nn.Module):
+    """E(B): q(z | B) = N(mu, exp(logvar)). (B, C, S, S) -> mu, logvar, (B, nz) each, both linear heads."""
+
+    def __init__(self, in_channels, nz, nef, image_size):
+        super().__init__()
+        width = [nef * min(i, 4) for i in range(1, int(math.log2(image_size)) - 2)]  # 64 128 192 256 at 128 px
+        self.stem = nn.Conv2d(in_channels, nef, kernel_size=4, stride=2, padding=1)
+        self.blocks = nn.Sequential(*(ResBlock(a, b) for a, b in zip(width, width[1:], strict=False)))
+        self.mu, self.logvar = nn.Linear(width[-1], nz), nn.Linear(width[-1], nz)
+
+    def forward(self, B):
+        h = F.leaky_relu(self.blocks(self.stem(B)), 0.2).mean((2, 3))  # (B, C, 8, 8) -> (B, C)
+        return self.mu(h).float(), self.logvar(h).float()
+
+
+class Discriminator(nn.Module):
+    """Two PatchGANs: one looks at the picture, a half as wide one at the picture at half size.
+
+    (B, C, S, S) -> list of score maps, (B, 1, h, w) each; logits under --gan-loss bce. vanilla: one net, [(B, 1, 1, 1)].
+    """
+
+    def __init__(self, in_channels, ndf, image_size, kind="patch"):
+        super().__init__()
+        if kind == "vanilla":  # as DCGAN: halve down to 4 x 4, then one score for the whole picture
+            nets = [self.convnet(in_channels, ndf, int(math.log2(image_size)) - 2, patch=False)]
+        else:  # patches of 34 x 34 pixels below 256 px (official "128"), 70 x 70 from there on ("256")
+            nets = [self.convnet(in_channels, n, 2 if image_size < 256 else 3, patch=True) for n in (ndf, ndf // 2)]
+        self.nets = nn.ModuleList(nets)
+
+    @staticmethod
+    def convnet(in_channels, ndf, halvings, patch):
+        layers = [nn.Conv2d(in_channels, ndf, kernel_size=4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        width = [ndf * min(2**i, 8) for i in range(halvings + patch)]
+        for i in range(1, halvings + patch):  # a patch net has one layer more, of stride 1
+            stride = 2 if i < halvings else 1
+            layers += [nn.Conv2d(width[i - 1], width[i], kernel_size=4, stride=stride, padding=1)]
+            layers += [nn.InstanceNorm2d(width[i]), nn.LeakyReLU(0.2)]  # no statistics kept, no weights
+        return nn.Sequential(*layers, nn.Conv2d(width[-1], 1, kernel_size=4, padding=1 if patch else 0))
+
+    def forward(self, x):
+        small = F.avg_pool2d(x, kernel_size=3, stride=2, padding=1, count_include_pad=False)
+        return [net(picture) for net, picture in zip(self.nets, (x, small), strict=False)]
+
+
+def init_weights(net):
+    """N(0, 0.02) for every weight, zero for every bias (pix2pix, section 6.2)."""
+    for module in net.modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+            nn.init.normal_(module.weight, mean=0.0, std=0.02)
+            nn.init.zeros_(module.bias)
+
+
+# ------------------------------------------------------------------------------------------------------- losses
+
+
+def gan_loss(scores, is_real, kind):
+    """How far D's scores are from 1 (real) or 0 (fake), averaged over each map and summed over the scales.
+
+    lsgan: squared distance (Mao et al., arXiv:1611.04076, eq. 2). bce: cross entropy, the scores being logits.
+    """
+    target = float(is_real)
+    if kind == "lsgan":
+        return sum((s.float() - target).square().mean() for s in scores)
+    return sum(F.binary_cross_entropy_with_logits(s.float(), torch.full_like(s.float(), target)) for s in scores)
+
+
+def d_loss(D, real, fake, kind):
+    """Real scores to 1, fake scores to 0, from one pass of D: it has no BatchNorm, so no image sees another."""
+    scores = D(torch.cat([real, fake]))
+    return gan_loss([s[: len(real)] for s in scores], True, kind) + gan_loss(
+        [s[len(real) :] for s in scores], False, kind
+    )
+
+
+def kl_per_dim(mu, logvar):
+    """KL(N(mu, exp(logvar)) || N(0, 1)) in nats, (B, nz) twice -> (nz,): averaged over the batch, not yet summed over z."""
+    return 0.5 * (mu.square() + logvar.exp() - 1.0 - logvar).mean(dim=0)
+
+
+# ------------------------------------------------------------ shared idioms: the same text in every script (a test)
+
+
+def pick_device(name):
+    """--device -> (device, rank, number of processes); joins torchrun's process group where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    elif name != "cpu" and not getattr(torch, name).is_available():
+        raise datasets.DataError(f"--device {name}: this machine has none; use --device auto")
+    rank, world, local = (int(os.environ.get(key, fallback)) for key, fallback in RANKS.items())
+    if name == "cuda":
+        torch.cuda.set_device(local)
+    if world > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if name == "cuda" else "gloo")
+    return torch.device(name), rank, world
+
+
+RANKS = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}  # the environment variables that torchrun sets
+
+
+def broadcast_weights(*nets):
+    """Give every process rank 0's weights and buffers."""
+    for tensor in [t for net in nets for t in net.state_dict().values() if dist.is_initialized()]:
+        dist.broadcast(tensor, src=0)
+
+
+def average_gradients(*nets):
+    """After backward: the mean gradient over all processes, by one all_reduce; nothing happens on one process."""
+    if dist.is_initialized():
+        grads = [p.grad for net in nets for p in net.parameters() if p.grad is not None]
+        flat = torch.cat([g.flatten() for g in grads])
+        dist.all_reduce(flat)
+        for grad, mean in zip(grads, (flat / dist.get_world_size()).split([g.numel() for g in grads]), strict=True):
+            grad.copy_(mean.view_as(grad))
+
+
+def draw_noise(shape, generator, device="cpu", rank=0, world=1):
+    """N(0, I). Every process draws the rows of all and keeps each world-th, as the loader does with images: so two
+    processes with half the batch each compute what one computes. Drawn on the CPU: a GPU gets the same numbers."""
+    return torch.randn(shape[0] * world, *shape[1:], generator=generator)[rank::world].to(device)
+
+
+def lr_factor(step, steps_per_epoch, epochs, decay_epochs):
+    """1, then linear over the last decay_epochs; steps count from 0, and the one after the last would have 0."""
+    return min(1.0, (epochs - step / steps_per_epoch) / decay_epochs) if decay_epochs else 1.0
+
+
+def due(step, every, last_step):
+    """True each `every` steps (0: never) and at the last."""
+    return step == last_step or (every > 0 and step % every == 0)
+
+
+# ----------------------------------------------------------------------------------------------- nets, data, pictures
+
+
+def build(args, channels, device, checkpoint=None):
+    """channels (of A, of B) -> the four networks by name, initialised or with the checkpoint's weights."""
+    c_A, c_B = channels
+    c_D = c_A + c_B if args.conditional_d else c_B
+    nets = {
+        "G": Generator(c_A, c_B, args.nz, args.ngf, args.image_size, args.net_g == "unet", args.upsample),
+        "E": Encoder(c_B, args.nz, args.nef, args.image_size),
+        "D_VAE": Discriminator(c_D, args.ndf, args.image_size, args.net_d),
+        "D_LR": Discriminator(c_D, args.ndf, args.image_size, args.net_d),
+    }
+    for name, net in nets.items():
+        init_weights(net)
+        if checkpoint:
+            net.load_state_dict(checkpoint[name])
+        net.to(device)
+    return nets
+
+
+def load_pairs(args, split, channels):
+    """A split of --dataset; channels (of A, of B), 0 = as the set has them."""
+    c_A, c_B = (c or None for c in channels)
+    how = dict(data_dir=args.data_dir, direction=args.direction, input_channels=c_A, channels=c_B)
+    data = datasets.load(args.dataset, split, args.image_size, **how)
+    if data.targets is None:
+        raise datasets.DataError(f"{args.dataset} is not a set of pairs, which {SCRIPT}.py needs; try edges2faces")
+    return data
+
+
+@torch.no_grad()
+def paint(G, A, z):
+    """Every drawing with every code: A (n, C, S, S), z (k, nz) -> (n, k, C, S, S)."""
+    return torch.stack([G(a.expand(len(z), -1, -1, -1), z) for a in A])
+
+
+def save_rows(path, A, B, samples, names):
+    """A row for each drawing: A, the true B (or None), its samples (n, k, C, S, S)."""
+    columns = [A[:, None], samples] if B is None else [A[:, None], B[:, None], samples]
+    rows = torch.cat([c.expand(-1, -1, 3, -1, -1).cpu() for c in columns], dim=1)  # (n, columns, 3, S, S)
+    titles = (["input"] if B is None else ["input", "truth"]) + names
+    datasets.save_grid(rows.flatten(0, 1), path, columns=len(titles), titles=titles)
+
+
+def sample(args, checkpoint):
+    """--sample: samples.png, interpolation.png and, with --input, every sample in a file of its own."""
+    device, _, _ = pick_device(args.device)
+    nets = build(args, checkpoint["channels"], device, checkpoint)
+    G, E, (c_A, c_B) = nets["G"], nets["E"], checkpoint["channels"]
+    z = draw_noise((max(2, args.num_samples), args.nz), torch.Generator().manual_seed(args.seed), device)
+    names = [f"z{i + 1}" for i in range(len(z))]
+    if args.style_from:
+        style, _ = datasets.read_images(args.style_from, args.image_size, channels=c_B, limit=1)
+        with torch.no_grad():  # mu: the likeliest code of that picture
+            z, names = torch.cat([E(datasets.to_float(style, device))[0], z]), ["style", *names]
+    if args.input:
+        A, files = datasets.read_images(args.input, args.image_size, channels=c_A)
+        A, B = datasets.to_float(A, device), None
+    else:
+        rows = datasets.fixed_batch(load_pairs(args, "test", (c_A, c_B)), 8, device)
+        A, B, files = rows["image"], rows["target"], []
+    out = Path(args.out, "samples")
+    out.mkdir(parents=True, exist_ok=True)
+    save_rows(out / "samples.png", A[:8], B, paint(G, A[:8], z), names)
+    t = torch.linspace(0, 1, 10, device=device)[:, None]
+    walk = paint(G, A[:8], (1 - t) * z[:1] + t * z[1:2])
+    save_rows(out / "interpolation.png", A[:8], B, walk, [f"{x:.1f}" for x in t.flatten().tolist()])
+    for file, drawing in zip(files, A, strict=False):
+        for name, picture in zip(names, paint(G, drawing[None], z)[0], strict=True):
+            datasets.save_grid(picture[None], out / f"{Path(file).stem}_{name}.png", columns=1, padding=0)
+    print(f"{out}: samples.png, interpolation.png" + (f", {len(files)} x {len(z)} pictures" if files else ""))
+
+
+def load_instruments(args, device):
+    weights = args.weights_dir or None
+    return metrics.load_inception(args.fid_dims, weights, device), metrics.load_lpips(weights, device)
+
+
+@torch.no_grad()
+def measure(nets, train, test, args, device, instruments):
+    """Realism, diversity and use of the code on the test split -> list of metrics.Score."""
+    G, E, (inception, lpips) = nets["G"], nets["E"], instruments
+    noise = torch.Generator().manual_seed(args.seed)
+    fake, codes = [], []
+    for batch in datasets.make_loader(test, 32, shuffle=False, drop_last=False):
+        A, B = datasets.to_float(batch["image"], device), datasets.to_float(batch["target"], device)
+        fake.append(datasets.to_uint8(G(A, draw_noise((len(A), args.nz), noise, device))).cpu())
+        codes.append(torch.stack(E(B)))  # (2, B, nz): mu, logvar
+    real, more_real = torch.from_numpy(test.targets), torch.from_numpy(train.targets)
+    kl = kl_per_dim(*torch.cat(codes, dim=1)).tolist()
+    rows = datasets.fixed_batch(test, 100, device)  # the official protocol: 100 drawings, 20 samples, consecutive pairs
+    samples = (paint(G, a[None], draw_noise((20, args.nz), noise, device))[0] for a in rows["image"])
+    ceiling = metrics.lpips_diversity(rows["target"][None], lpips)
+    ceiling.metric = "LPIPS of true pictures (ceiling)"
+    return [
+        metrics.fid(real, torch.cat(fake), inception, real2=more_real),
+        metrics.lpips_diversity(samples, lpips, pairs="consecutive"),
+        ceiling,
+        metrics.Score("KL, nats", sum(kl), n_real=len(test), note="by dimension " + " ".join(f"{k:.2f}" for k in kl)),
+    ]
+
+
+def evaluate(args, checkpoint):
+    """--evaluate: print the scores and write metrics.json."""
+    device, _, _ = pick_device(args.device)
+    instruments = load_instruments(args, device)
+    nets = build(args, checkpoint["channels"], device, checkpoint)
+    train_set, test_set = (load_pairs(args, split, checkpoint["channels"]) for split in ("train", "test"))
+    scores = measure(nets, train_set, test_set, args, device, instruments)
+    metrics.write_scores(Path(args.out, "metrics.json"), scores, step=checkpoint["step"], args=vars(args))
+
+
+# ----------------------------------------------------------------------------------------------------------- training
+
+FIGURES = {  # title: columns of log.csv
+    "discriminators": ["loss_D_VAE", "loss_D_LR"],
+    "generator against them": ["loss_G_VAE", "loss_G_LR"],
+    "image |B - fake_enc|": ["loss_l1"],
+    "code |z - mu_rand| (0.80: E knows nothing of z)": ["loss_latent"],
+    "diversity |G(A, z1) - G(A, z2)|": ["diversity"],
+    "KL of each dimension, nats": [f"kl_{i}" for i in range(8)],
+}
+
+
+def train(args, checkpoint):
+    device, rank, world = pick_device(args.device)
+    torch.manual_seed(args.seed)
+
+    # Data
+    channels = checkpoint["channels"] if checkpoint else (args.input_channels, 0)
+    data, test = load_pairs(args, "train", channels), load_pairs(args, "test", channels)
+    channels = (data.images.shape[1], data.targets.shape[1])
+    loader = datasets.make_loader(data, args.batch_size, seed=args.seed, rank=rank, world=world, workers=args.workers)
+    rows = datasets.fixed_batch(test, 6, device)
+    rows_z = draw_noise((max(2, args.num_samples), args.nz), torch.Generator().manual_seed(args.seed), device)
+    instruments = load_instruments(args, device) if args.eval_every else None  # weights missing? stop now, not in an hour
+
+    # Networks, optimisers
+    nets = build(args, channels, device, checkpoint)
+    G, E, D_VAE, D_LR = nets.values()
+    rates = {"G": args.lr_g, "E": args.lr_e, "D_VAE": args.lr_d_vae, "D_LR": args.lr_d_lr}
+    adam = dict(betas=(args.beta1, args.beta2), fused=True)
+    opts = {name: torch.optim.Adam(nets[name].parameters(), lr=lr or args.lr, **adam) for name, lr in rates.items()}
+    noise = torch.Generator().manual_seed(args.seed)  # the only source of random numbers from here on
+    if checkpoint:
+        noise.set_state(checkpoint["noise"])
+        for name, opt in opts.items():
+            opt.load_state_dict(checkpoint[f"opt_{name}"])
+    broadcast_weights(*nets.values())
+    if args.compile:
+        for net in nets.values():
+            net.compile()
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.amp)
+
+    def see(A, B):  # what a D looks at
+        return torch.cat([A, B], dim=1) if args.conditional_d else B
+
+    # Run folder, written by rank 0 alone
+    out, done = Path(args.out), checkpoint["step"] if checkpoint else 0
+    last_step = min(args.epochs * len(loader), args.max_steps or math.inf)
+    if rank == 0:
+        log = metrics.start_run(out, vars(args), FIGURES, last_step, checkpoint)
+    bar = tqdm(total=last_step, initial=done, unit="step", disable=rank > 0)
+
+    for step, epoch, batch in datasets.steps(loader, done, last_step):  # step counts from 1
+        for opt in opts.values():
+            factor = lr_factor(step - 1, len(loader), args.epochs, args.decay_epochs)
+            opt.param_groups[0]["lr"] = opt.defaults["lr"] * factor
+        A, B = datasets.to_float(batch["image"], device), datasets.to_float(batch["target"], device)
+        if args.flip:
+            A, B = datasets.augment(A, B, flip=True, rank=rank, world=world, generator=noise)
+        half = max(1, len(A) // 2)
+        A1, B1 = A[:half], B[:half]  # the cVAE-GAN's pairs; the cLR-GAN paints the same drawings
+        A2, B2 = A[-half:], B[-half:]  # the cLR-GAN's real pairs (where the batch is 1: the same pair)
+        eps, z = draw_noise((half, 2 * args.nz), noise, device, rank, world).chunk(2, dim=1)  # (half, nz) each
+
+        # (1) G and E step: minimise GAN + 10 L1 + 0.01 KL, and 0.5 latent L1 for G alone
+        D_VAE.requires_grad_(False), D_LR.requires_grad_(False)
+        with autocast:
+            mu, logvar = E(B1)
+            z_enc = mu + torch.exp(0.5 * logvar) * eps
+            fake_enc, fake_rand = G(torch.cat([A1, A1]), torch.cat([z_enc, z])).chunk(2)  # both cycles in one call
+            E.requires_grad_(False)  # learning from the latent loss too, E and G would agree on a hidden code
+            mu_rand, _ = E(fake_rand)
+            E.requires_grad_(True)
+            loss_G_VAE = gan_loss(D_VAE(see(A1, fake_enc)), True, args.gan_loss)
+            loss_G_LR = gan_loss(D_LR(see(A1, fake_rand)), True, args.gan_loss)
+        loss_l1 = (fake_enc - B1).abs().mean()
+        kl = kl_per_dim(mu, logvar)
+        loss_latent = (mu_rand - z).abs().mean()
+        loss = loss_G_VAE + loss_G_LR + args.lambda_l1 * loss_l1
+        loss = loss + args.lambda_kl * kl.sum() + args.lambda_latent * loss_latent
+        opts["G"].zero_grad(), opts["E"].zero_grad()
+        loss.backward()
+        average_gradients(G, E)
+        opts["G"].step(), opts["E"].step()
+
+        # (2) D step: the scores of real pictures to 1, of fakes to 0
+        D_VAE.requires_grad_(True), D_LR.requires_grad_(True)
+        with autocast:  # detach: no gradient into G
+            loss_D_VAE = d_loss(D_VAE, see(A1, B1), see(A1, fake_enc.detach()), args.gan_loss)
+            loss_D_LR = d_loss(D_LR, see(A2, B2), see(A1, fake_rand.detach()), args.gan_loss)
+        opts["D_VAE"].zero_grad(), opts["D_LR"].zero_grad()
+        (loss_D_VAE + loss_D_LR).backward()
+        average_gradients(D_VAE, D_LR)
+        opts["D_VAE"].step(), opts["D_LR"].step()
+
+        # (3) log, pictures, scores, checkpoint
+        bar.update()
+        if rank > 0:
+            continue
+        losses = dict(loss_D_VAE=loss_D_VAE, loss_D_LR=loss_D_LR, loss_G_VAE=loss_G_VAE, loss_G_LR=loss_G_LR)
+        log.add(len(A) * world, **losses, loss_l1=loss_l1, loss_latent=loss_latent, kl=kl)  # means until the next row
+        if due(step, args.log_every, last_step):
+            two = paint(G, rows["image"], rows_z[:2])
+            diversity = (two[:, 0] - two[:, 1]).abs().mean()  # 0 to 2
+            bar.set_postfix_str(log.write(step, epoch, diversity=diversity))
+        if due(step, args.sample_every, last_step):
+            names = [f"z{i + 1}" for i in range(len(rows_z))]
+            samples = paint(G, rows["image"], rows_z)
+            save_rows(out / f"samples/{step:07d}.png", rows["image"], rows["target"], samples, names)
+            log.plot()
+        if args.eval_every and step % args.eval_every == 0:
+            metrics.append_scores(out / "metrics.csv", measure(nets, data, test, args, device, instruments), step)
+        if due(step, args.save_every, last_step):
+            state = {"script": SCRIPT, "args": vars(args), "channels": channels, "step": step, "log": log.state()}
+            state |= {"noise": noise.get_state(), **{name: net.state_dict() for name, net in nets.items()}}
+            metrics.save_checkpoint(out / "last.pt", state | {f"opt_{n}": opt.state_dict() for n, opt in opts.items()})
+
+
+def main(argv=None):
+    parser = build_parser()
+    try:
+        args, checkpoint = metrics.parse_args(parser, argv, SCRIPT, FREE_FLAGS)
+        if args.image_size not in (32, 64, 128, 256):
+            raise datasets.DataError(f"--image-size {args.image_size}: G halves it down to 1; use 32, 64, 128 or 256")
+        (sample if args.sample else evaluate if args.evaluate else train)(args, checkpoint)
+    except (datasets.DataError, metrics.MetricError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, f"\n{parser.prog}: stopped; --resume auto continues from the last checkpoint\n")
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1434 @@
+"""datasets.py: everything between a disk and a batch of images in [-1, 1], and back to a picture.
+
+    data = load("edges2faces", "train", image_size=64)         # decoded and resized once: uint8 arrays
+    loader = make_loader(data, batch_size=8, seed=0)           # torch's DataLoader, a batch at a time
+    loader.batch_sampler.set_epoch(0)                          # the order depends on (seed, epoch) only
+    for batch in loader:
+        real_A = to_float(batch["image"], device)              # (B, C, H, W) float32 in [-1, 1]
+        real_B = to_float(batch["target"], device)
+        real_A, real_B = augment(real_A, real_B, flip=True)    # the same flips for both
+    save_grid(torch.cat([real_A, real_B]), "pairs.png", columns=8)
+
+A set is a built-in one (drawn here, nothing to download), a known one (found in `data_dir`, or downloaded into it), or
+any folder of images: see `load`. Decoding one JPEG takes longer than a small network's step on it, so every picture is
+decoded once, and kept as bytes in `data_dir/cache` (which may be deleted at any time).
+
+    python datasets.py                                  the table of sets
+    python datasets.py facades --preview facades.png    a contact sheet of one
+"""
+
+import argparse
+import colorsys
+import contextlib
+import functools
+import gzip
+import hashlib
+import http.client
+import json
+import math
+import os
+import random
+import re
+import shutil
+import ssl
+import sys
+import tarfile
+import tempfile
+import time
+import urllib.error
+import urllib.request
+import uuid
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+from torch.utils.data import DataLoader, Dataset, Sampler
+from tqdm import tqdm
+
+try:
+    import fcntl
+except ImportError:  # Windows: `locked` does nothing there
+    fcntl = None
+
+CACHE_FORMAT = 1  # part of every cache's name: raise it when decoding changes
+NPY_HEADER = 128  # bytes before the pixels in a .npy file
+MMAP_BYTES = 256 << 20  # a larger array stays on the disk and is memory-mapped
+MAX_PIXELS = 64_000_000  # a larger picture is refused: it may be a decompression bomb
+IMAGE_TYPES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+PIX2PIX_URL = "http://efrosgans.eecs.berkeley.edu/pix2pix/datasets"  # or the environment variable DATASETS_URL
+
+
+class DataError(ValueError):
+    """What is wrong with the user's data, and what to do, in one sentence."""
+
+
+def warn(text: str) -> None:
+    print(f"datasets: {text}", file=sys.stderr, flush=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The known sets
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class Known(NamedTuple):
+    reader: str  # "builtin", "pix2pix" or "idx"
+    what: str
+    channels: tuple[int, ...]  # one number, or two for pairs: of A and of B
+    images: dict[str, int]  # of each split, where the set is complete
+    source: str
+    licence: str
+
+
+def counts(train: int, val: int = 0, test: int = 0) -> dict[str, int]:
+    return {split: count for split, count in (("train", train), ("val", val), ("test", test)) if count}
+
+
+KNOWN = {
+    "faces": Known("builtin", "cartoon faces, 8 attributes", (3,), counts(4000, test=1000), "drawn here", "MIT"),
+    "edges2faces": Known("builtin", "outlines to those faces", (1, 3), counts(2000, test=500), "drawn here", "MIT"),
+    "digits": Known("builtin", "written digits, 10 classes", (1,), counts(5000, test=1000), "drawn here", "MIT"),
+    "edges2shoes": Known("pix2pix", "outlines to shoes", (1, 3), counts(49825, 200), "Zappos50K, 2.2 GB", "research"),
+    "edges2handbags": Known("pix2pix", "outlines to bags", (1, 3), counts(138567, 200), "Amazon, 8.6 GB", "not stated"),
+    "facades": Known("pix2pix", "facades to labels", (3, 3), counts(400, 100, 106), "CMP facades, 31 MB", "research"),
+    "maps": Known("pix2pix", "aerial photos to maps", (3, 3), counts(1096, 1098), "Google, 246 MB", "not stated"),
+    "night2day": Known("pix2pix", "night to day", (3, 3), counts(17823, 2287, 2297), "Laffont, 1.9 GB", "research"),
+    "mnist": Known("idx", "written digits, 10 classes", (1,), counts(60000, test=10000), "12 MB", "CC BY-SA 3.0"),
+    "fashion-mnist": Known("idx", "clothes, 10 classes", (1,), counts(60000, test=10000), "Zalando, 31 MB", "MIT"),
+}
+BUILTIN_SEED = 0  # of the drawings; train and test are drawn from different random numbers
+IDX_FOLDERS = {  # torchvision's, under data_dir, and Debian's package dataset-fashion-mnist
+    "mnist": ("MNIST/raw",),
+    "fashion-mnist": ("FashionMNIST/raw", "/usr/share/datasets/fashion-mnist"),
+}
+IDX_CLASSES = {
+    "mnist": [str(digit) for digit in range(10)],
+    "fashion-mnist": "T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag Ankle-boot".split(),
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One way in
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class ImageSet(Dataset):
+    """A set in memory (or memory-mapped): uint8 images, and what is known of each.
+
+    An item is a dict of tensors: "image" uint8 (C, H, W), and where the set has them "target" uint8 (C, H, W), "label"
+    int64 () and "attributes" uint8 (K,). `__getitems__` fetches a whole batch by one indexing, which is why the loader
+    is fast.
+    """
+
+    name: str
+    split: str
+    images: np.ndarray  # uint8 (N, C, H, W); of a paired set, the input side
+    targets: np.ndarray | None = None  # uint8 (N, C, H, W); the output side of a paired set
+    labels: np.ndarray | None = None  # int64 (N,), indices into `classes`
+    classes: list[str] = field(default_factory=list)
+    attributes: np.ndarray | None = None  # uint8 (N, K), 0 or 1
+    attribute_names: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)  # file names, in the order of `images`; empty if there are no files
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
+        arrays = {"image": self.images, "target": self.targets, "label": self.labels, "attributes": self.attributes}
+        return {key: torch.from_numpy(array[list(indices)]) for key, array in arrays.items() if array is not None}
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {key: batch[0] for key, batch in self.__getitems__([index]).items()}
+
+
+def load(
+    name: str,
+    split: str = "train",
+    image_size: int = 64,
+    *,
+    data_dir: str | Path = "data",
+    direction: str = "AtoB",
+    input_channels: int | None = None,
+    channels: int | None = None,
+    data_url: str | None = None,
+) -> ImageSet:
+    """Load a data set, each image resized to (image_size, image_size) pixels.
+
+    name: a set in `KNOWN` (`python datasets.py` prints them), or the path of a folder, whose layout decides
+    (a folder that has the name of a set: ./NAME):
+
+    - `DIR/{train,val,test}/*.jpg`: pairs side by side in one picture, A left and B right
+    - `DIR/{trainA,trainB,testA,testB}/*.jpg`: two unpaired domains, as classes "A" and "B"
+    - `DIR/{train,val,test}/CLASS/**/*.jpg`: classes
+    - `DIR/CLASS/**/*.jpg`, `DIR/*.jpg`: classes, or plain images; every tenth by name belongs to the split "test"
+    - `DIR/train-images-idx3-ubyte` and so on, `.gz` or not: MNIST's format
+
+    split: "train", "test" or "val". "test" falls back to val/ and "val" to test/; built-in sets and MNIST serve both
+    from their test split. Folder names "validation" and "valid" stand for "val".
+    direction: "AtoB" makes A `images` and B `targets` of a paired set, "BtoA" the reverse.
+    channels: 1 or 3 converts the images (of a paired set: the output side), None leaves them as the set has them (a
+    folder: 3). input_channels: the same for the input side of a paired set.
+    data_url: where the pix2pix archives are; also the environment variable DATASETS_URL. Default: their home.
+
+    The two halves of a pair are stretched to the size; other pictures are cut to their middle square first. Colours are
+    8-bit RGB or grey, transparency becomes white, and photos are turned as EXIF says. Bad files (damaged, not pictures,
+    no pairs) are left out and named in one line on stderr. Raises DataError.
+    """
+    data_dir = Path(data_dir)
+    if split not in ("train", "test", "val"):
+        raise DataError(f"unknown split {split!r}: use train, test or val")
+    if direction not in ("AtoB", "BtoA"):
+        raise DataError(f"unknown direction {direction!r}: use AtoB or BtoA")
+    if not isinstance(image_size, int) or image_size < 1:
+        raise DataError(f"the image size must be a positive whole number of pixels, not {image_size!r}")
+    if not {channels, input_channels} <= {None, 1, 3}:
+        raise DataError("images have 1 channel (grey) or 3 (colour)")
+    asked = (input_channels, channels) if direction == "AtoB" else (channels, input_channels)  # of A and of B
+
+    if name in KNOWN:
+        reader = {"builtin": read_builtin, "pix2pix": read_pix2pix, "idx": read_idx}[KNOWN[name].reader]
+        source = reader(name, split, data_dir, data_url)
+    elif Path(name).is_dir():
+        source = read_folder(Path(name), split)
+    else:
+        raise DataError(f"unknown data set {name!r}: it is neither a folder nor one of {', '.join(KNOWN)}")
+    if len(source.channels) == 2:
+        source.channels = (asked[0] or source.channels[0], asked[1] or source.channels[1])
+    else:
+        source.channels = (channels or source.channels[0],)
+
+    try:
+        data = cached(source, image_size, data_dir)
+    except OSError as error:
+        raise DataError(f"cannot read {name} or keep it in memory: {error}") from error
+    if direction == "BtoA" and data.targets is not None:
+        data.images, data.targets = data.targets, data.images
+    return data
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Batches
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class EpochSampler(Sampler[list[int]]):
+    """Lists of indices, one a batch. The order of an epoch is a function of (seed, epoch) and of nothing else.
+
+    `world` processes share each global batch, order[k*B*W : (k+1)*B*W]; process `rank` takes its slice [rank::world].
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int, rank: int, world: int, shuffle: bool, drop_last: bool):
+        self.count, self.seed, self.rank, self.world = count, seed, rank, world
+        self.batch_size, self.shuffle, self.drop_last = batch_size, shuffle, drop_last
+        self.epoch = self.skip = 0
+
+    def set_epoch(self, epoch: int, skip: int = 0) -> None:
+        """Choose the next epoch, and how many of its batches to leave out because a resumed run has had them."""
+        self.epoch, self.skip = epoch, skip
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch, for one process."""
+        full, rest = divmod(self.count, self.batch_size * self.world)
+        return full + (not self.drop_last and rest > self.rank)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.arange(self.count)
+        if self.shuffle:
+            np.random.default_rng([self.seed, self.epoch]).shuffle(order)
+        size = self.batch_size * self.world
+        for k in range(self.skip, len(self)):
+            yield order[k * size : (k + 1) * size][self.rank :: self.world].tolist()
+
+
+def as_is(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """DataLoader's collate_fn: `__getitems__` has made the batch already."""
+    return batch
+
+
+def make_loader(
+    data: Dataset,
+    batch_size: int,
+    *,
+    seed: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
+    shuffle: bool = True,
+    drop_last: bool = True,
+) -> DataLoader:
+    """A DataLoader whose batches are dicts of uint8 / int64 tensors (see `ImageSet`), `batch_size` images a process.
+
+    Call `loader.batch_sampler.set_epoch(epoch, skip=0)` before each epoch. The same seed and epoch give the same
+    batches for any number of `workers` (rarely worth it here: a batch is one copy). `drop_last` leaves out the last,
+    smaller batch, on which BatchNorm may fail; without it processes may differ by one batch. Raises DataError.
+    """
+    if batch_size < 1 or seed < 0:
+        raise DataError(f"the batch size must be positive and the seed not negative, not {batch_size} and {seed}")
+    if drop_last and len(data) < batch_size * world:
+        sizes = f"{batch_size}" if world == 1 else f"{batch_size} on each of {world} processes"
+        raise DataError(f"a batch of {sizes} is more than the {len(data)} images of the set: use a smaller batch")
+    return DataLoader(
+        data,
+        batch_sampler=EpochSampler(len(data), batch_size, seed, rank, world, shuffle, drop_last),
+        collate_fn=as_is,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        generator=torch.Generator(),  # otherwise each epoch would draw a number from the global one: no exact resume
+    )
+
+
+def steps(loader: DataLoader, done: int, last: int) -> Iterator[tuple[int, int, dict[str, torch.Tensor]]]:
+    """Training steps done + 1 ... last over as many epochs as it takes -> (step from 1, epoch from 0, batch)."""
+    while done < last:
+        epoch, skip = divmod(done, len(loader))
+        loader.batch_sampler.set_epoch(epoch, skip)
+        for batch in loader:
+            done += 1
+            yield done, epoch, batch
+            if done == last:
+                return
+
+
+def to_float(batch: torch.Tensor, device: str | torch.device) -> torch.Tensor:
+    """uint8 (B, C, H, W) -> float32 in [-1, 1] on `device`. The bytes travel, a quarter of the floats."""
+    return batch.to(device, non_blocking=True).float().div_(127.5).sub_(1)
+
+
+def to_uint8(images: torch.Tensor) -> torch.Tensor:
+    """Float images in [-1, 1] -> uint8, rounded; values outside are clamped. The inverse of `to_float`."""
+    return images.float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
+
+
+def fixed_batch(data: ImageSet, n: int, device: str | torch.device) -> dict[str, torch.Tensor]:
+    """n items (or all, if fewer) spread evenly over a set, the same at every call; images and targets in [-1, 1]."""
+    n = min(n, len(data))
+    batch = data.__getitems__([i * len(data) // n for i in range(n)])
+    return {key: to_float(value, device) if key in ("image", "target") else value for key, value in batch.items()}
+
+
+def augment(
+    *images: torch.Tensor,
+    crop: int = 0,
+    flip: bool = False,
+    rank: int = 0,
+    world: int = 1,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor | tuple[torch.Tensor, ...]:
+    """Random crops to (crop, crop) pixels (0: none) and horizontal flips (half of the images).
+
+    images: one or more (B, C, H, W) tensors of any type; image i of each is cut and flipped alike, as pairs need it.
+    The random numbers (CPU `generator`) are drawn for the global batch of B * world images, and this process takes its
+    slice [rank::world], as it does of the data: so two processes see what one with twice the batch would see.
+    Returns the tensor, or a tuple of them if there are several. Raises DataError when the crop is larger than an image.
+    """
+    height, width = images[0].shape[-2:]
+    if any(x.shape[-2:] != (height, width) for x in images) or crop > min(height, width):
+        raise DataError(f"cannot cut {crop} pixels out of images of {[tuple(x.shape[-2:]) for x in images]}")
+    draws = torch.rand(len(images[0]) * world, 3, generator=generator)[rank::world]
+    if crop:
+        tops = (draws[:, 0] * (height - crop + 1)).long().tolist()
+        lefts = (draws[:, 1] * (width - crop + 1)).long().tolist()
+        corners = list(zip(tops, lefts, strict=True))
+        images = tuple(
+            torch.stack([image[:, y : y + crop, x : x + crop] for image, (y, x) in zip(batch, corners, strict=True)])
+            for batch in images
+        )
+    if flip:
+        flipped = (draws[:, 2] < 0.5)[:, None, None, None].to(images[0].device)
+        images = tuple(torch.where(flipped, batch.flip(-1), batch) for batch in images)
+    return images if len(images) > 1 else images[0]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pictures: back to a file, and a user's own
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def save_grid(
+    images: torch.Tensor, path: str | Path, columns: int, *, titles: Sequence[str] | None = None, padding: int = 2
+) -> None:
+    """Save images (N, C, H, W) in [-1, 1] as one picture with `columns` columns, filled row by row, on white.
+
+    The range is fixed, so 0 is mid-grey whatever the other images are. titles: one for each column. The file appears
+    whole or not at all. Raises DataError when it cannot be written.
+    """
+    if images.ndim != 4 or len(images) == 0 or images.shape[1] not in (1, 3):
+        raise DataError(f"a grid needs images (N, 1 or 3, H, W), not {tuple(images.shape)}")
+    pixels = to_uint8(images.detach()).permute(0, 2, 3, 1).cpu().numpy()  # (N, H, W, C)
+    count, height, width, depth = pixels.shape
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    size, font, top = 15, None, 0
+    while titles and (font is None or size > 7 and max(map(font.getlength, titles)) > width):
+        size -= 1
+        font = ImageFont.load_default(size)
+        top = size + 6  # pixels for the titles
+
+    sheet = np.full(
+        (top + padding + rows * (height + padding), padding + columns * (width + padding), depth), 255, "u1"
+    )
+    for i in range(count):
+        y, x = top + padding + i // columns * (height + padding), padding + i % columns * (width + padding)
+        sheet[y : y + height, x : x + width] = pixels[i]
+    for i, title in zip(range(columns), titles or [], strict=False):
+        label = Image.new("L", (width, top), 255)
+        ImageDraw.Draw(label).text((width / 2, top / 2), title, fill=0, font=font, anchor="mm")
+        x = padding + i * (width + padding)
+        sheet[:top, x : x + width] = np.asarray(label)[:, :, None]
+
+    path = Path(path)
+    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(sheet.squeeze(2) if depth == 1 else sheet).save(temporary)
+        os.replace(temporary, path)
+    except (OSError, ValueError) as error:  # ValueError: no such file type
+        raise DataError(f"cannot save {path}: {getattr(error, 'strerror', None) or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def read_images(path: str | Path, image_size: int, channels: int = 3, limit: int = 0) -> tuple[torch.Tensor, list[str]]:
+    """A user's own picture, or all pictures of a folder and its sub-folders: uint8 (N, C, H, W), and their file names.
+
+    Each is cut to its middle square and resized. limit: at most so many, first by name; 0 = all. Raises DataError.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"there is no file or folder {path}")
+    root, files = (path, pictures_in(path)) if path.is_dir() else (path.parent, [path])
+    files = files[: limit or None]
+    images, names, bad = [], [], []
+    for i, result in decode(files, lambda file: read_picture(file, image_size, (channels,))):
+        name = files[i].relative_to(root).as_posix()
+        if isinstance(result, str):
+            bad.append((name, result))
+        else:
+            images.append(result[0])
+            names.append(name)
+    if not images:
+        raise DataError(f"{path} holds no picture that can be read{describe(bad)}")
+    if bad:
+        warn(f"{path}: left out {len(bad)} of {len(files)} files{describe(bad)}")
+    return torch.from_numpy(np.stack(images)), names
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Readers: from a name or a folder to a list of pictures
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Source:
+    """A set as a reader found it, before any picture is decoded."""
+
+    name: str
+    split: str
+    channels: tuple[int, ...]  # one number for each side: two for pairs
+    state: Any  # what the pixels depend on, as JSON: a cache is good as long as it stays the same
+    rows: Callable[[int], Iterator[tuple[int, Any]]]  # image_size -> (index, arrays (C, H, W) of the sides | why not)
+    names: list[str] = field(default_factory=list)
+    labels: np.ndarray | None = None
+    classes: list[str] = field(default_factory=list)
+    attributes: np.ndarray | None = None
+    attribute_names: list[str] = field(default_factory=list)
+
+
+def read_builtin(name: str, split: str, data_dir: Path, data_url: str | None) -> Source:
+    """A set drawn by this file, which is therefore its state: edit the drawing and the cache is made anew."""
+    split = "train" if split == "train" else "test"
+    known = KNOWN[name]
+    count = known.images[split]
+    state = [count, BUILTIN_SEED, hashlib.sha256(Path(__file__).read_bytes()).hexdigest()]
+
+    def rows(image_size):
+        warn(f"drawing the {count} pictures of {name}, {split}, once")
+        *sides, truth = draw_builtin(name, split, count, image_size, BUILTIN_SEED)
+        source.labels, source.attributes = (truth, None) if name == "digits" else (None, truth)
+        for i, pictures in enumerate(zip(*sides, strict=True)):
+            pictures = [Image.fromarray(x.squeeze(0) if len(x) == 1 else x.transpose(1, 2, 0)) for x in pictures]
+            yield i, [to_array(x, c, image_size) for x, c in zip(pictures, source.channels, strict=True)]
+
+    source = Source(name, split, known.channels, state, rows)
+    if name == "digits":
+        source.classes = [str(digit) for digit in range(10)]
+    else:
+        source.attribute_names = list(FACE_ATTRIBUTES)
+    return source
+
+
+def read_pix2pix(name: str, split: str, data_dir: Path, data_url: str | None) -> Source:
+    """One of pix2pix's paired sets, in data_dir/NAME, or from the archive data_dir/NAME.tar.gz, or downloaded."""
+    folder = fetch(name, data_dir, data_url or os.environ.get("DATASETS_URL") or PIX2PIX_URL)
+    source = read_folder(folder, split)
+    if len(source.channels) != 2:
+        raise DataError(f"{folder} does not have the layout {name}/train/*.jpg: remove it to download it again")
+    published = KNOWN[name].images.get(source.split)
+    if published != len(source.names):
+        warn(f"{folder / source.split} has {len(source.names)} pictures, but {name} as published has {published}")
+    source.name, source.channels = name, KNOWN[name].channels
+    return source
+
+
+def read_folder(root: Path, split: str) -> Source:
+    """Any folder of images: see `load` for how its layout decides what it is."""
+    if find_idx(root, "train", "images") or find_idx(root, "t10k", "images"):
+        return idx_source(root.resolve().name, split, root)
+    val = ["val", "validation", "valid"]
+    wanted = {"train": ["train"], "test": ["test", *val], "val": [*val, "test"]}[split]
+    folders = {folder.name: folder for folder in visible(root) if folder.is_dir()}
+    pairs = False
+    if any(name in ("train", "test", *val, "trainA", "testA", "valA") for name in folders):
+        found = next((name for name in wanted if name in folders or {name + "A", name + "B"} <= set(folders)), None)
+        if found is None:
+            raise DataError(f"{root} has no folder {wanted[0]}/ for the split {split!r}: it has {', '.join(folders)}")
+        if found in folders:
+            groups = by_class(folders[found])
+            pairs = "" in groups
+            if not pairs:  # a class keeps its number in a split that has no picture of it
+                parts = [folders[name] for name in ("train", "test", *val) if name in folders]
+                names = sorted({sub.name for part in parts for sub in visible(part) if sub.is_dir()})
+                groups = {name: groups.get(name, []) for name in names}
+        else:
+            groups = {side: pictures_in(folders[found + side]) for side in "AB"}
+    else:
+        found = "train" if split == "train" else "test"
+        groups = {name: files for name, files in by_class(root).items() if files}
+        for name, files in groups.items():
+            groups[name] = [file for i, file in enumerate(files) if (i % 10 == 0) == (found == "test")]
+    files = [file for group in groups.values() for file in group]
+    if not files:
+        raise DataError(f"{root} holds no pictures for the split {split!r} (files {' '.join(sorted(IMAGE_TYPES))})")
+
+    state = [[file.relative_to(root).as_posix(), *stamp(file)] for file in files]
+    source = Source(root.resolve().name, found, (3, 3) if pairs else (3,), state, rows=None)
+    source.rows = lambda size: decode(files, lambda file: read_picture(file, size, source.channels))
+    source.names = [name for name, *_ in state]
+    if "" not in groups:
+        source.classes = list(groups)
+        source.labels = np.repeat(np.arange(len(groups)), [len(group) for group in groups.values()])
+    return source
+
+
+def visible(folder: Path) -> list[Path]:
+    """What is in a folder, by name, without hidden files (such as the ._a.jpg that a Mac leaves in archives)."""
+    try:
+        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith((".", "__MACOSX")))
+    except OSError as error:
+        raise DataError(f"cannot read the folder {folder}: {error.strerror}") from error
+
+
+def pictures_in(folder: Path, deep: bool = True) -> list[Path]:
+    """Files that look like pictures, by name; `deep`: also those of sub-folders."""
+    files = []
+    for entry in visible(folder):
+        if entry.suffix.lower() in IMAGE_TYPES:
+            files.append(entry)
+        elif deep and entry.is_dir() and not entry.is_symlink():  # a link may lead round in a circle
+            files += pictures_in(entry)
+    return files
+
+
+def by_class(folder: Path) -> dict[str, list[Path]]:
+    """{class: its pictures} of the sub-folders, or {"": pictures} of a folder that holds pictures itself."""
+    own = pictures_in(folder, deep=False)
+    return {"": own} if own else {sub.name: pictures_in(sub) for sub in visible(folder) if sub.is_dir()}
+
+
+def stamp(file: Path) -> tuple[int, int]:
+    """Size in bytes and time of change in nanoseconds: a cache made from another state of the file is not used."""
+    try:
+        found = file.stat()
+        return found.st_size, found.st_mtime_ns
+    except OSError:
+        return -1, -1  # a link to nowhere: it will be counted as a bad file
+
+
+def read_idx(name: str, split: str, data_dir: Path, data_url: str | None) -> Source:
+    """MNIST or Fashion-MNIST, from torchvision's folder or Debian's, else downloaded by torchvision."""
+    folders = [data_dir / folder for folder in IDX_FOLDERS[name]]
+    folder = next((folder for folder in folders if find_idx(folder, "train", "images")), folders[0])
+    if not find_idx(folder, "train", "images"):
+        import torchvision  # slow to import
+
+        reader = {"mnist": torchvision.datasets.MNIST, "fashion-mnist": torchvision.datasets.FashionMNIST}[name]
+        try:
+            data_dir.mkdir(parents=True, exist_ok=True)
+            with locked(data_dir):
+                reader(data_dir, download=True)
+        except Exception as error:  # every mirror has its own way to fail
+            raise DataError(
+                f"cannot download {name}: fetch the four {{train,t10k}}-{{images-idx3,labels-idx1}}-ubyte.gz from "
+                f"{reader.mirrors[0]} on a machine with a network and put them into {folder}"
+            ) from error
+    return idx_source(name, split, folder)
+
+
+def find_idx(folder: Path, split: str, kind: str) -> Path | None:
+    """The file of `kind` "images" or "labels" ("train-images-idx3-ubyte.gz"), or None."""
+    return next(iter(sorted(folder.glob(f"{split}-{kind}?idx?-ubyte*"))), None)
+
+
+def idx_source(name: str, split: str, folder: Path) -> Source:
+    prefix, split = ("train", "train") if split == "train" else ("t10k", "test")
+    files = [find_idx(folder, prefix, kind) for kind in ("images", "labels")]
+    if None in files:
+        raise DataError(f"{folder} lacks {prefix}-images-idx3-ubyte or {prefix}-labels-idx1-ubyte (.gz or not)")
+
+    def rows(image_size):
+        images, labels = (read_idx_file(file, dims) for file, dims in zip(files, (3, 1), strict=True))
+        if len(images) != len(labels):
+            raise DataError(f"{files[0]} has {len(images)} images, but {files[1]} has {len(labels)} labels")
+        source.labels = labels.astype(np.int64)
+        source.classes = IDX_CLASSES.get(name) or [str(label) for label in range(int(labels.max()) + 1)]
+        for i, image in enumerate(images):
+            yield i, [to_array(Image.fromarray(image), source.channels[0], image_size)]
+
+    source = Source(name, split, (1,), [[file.name, *stamp(file)] for file in files], rows)
+    return source
+
+
+def read_idx_file(path: Path, dims: int) -> np.ndarray:
+    """The array in an idx file (yann.lecun.com/exdb/mnist): 0, 0, 8 for uint8, dims, the sizes, the bytes."""
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is damaged ({error}): fetch it again") from error
+    start = 4 + 4 * dims
+    shape = np.frombuffer(raw[4:start], ">u4").tolist() if len(raw) > start else []
+    if raw[:4] != bytes([0, 0, 8, dims]) or len(raw) != start + math.prod(shape):
+        raise DataError(f"{path} is damaged (its size is not what its header says): fetch it again")
+    return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Decoding, once
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def decode(items: Sequence[Any], read: Callable[[Any], Any]) -> Iterator[tuple[int, Any]]:
+    """Yield (i, read(items[i])) in order, read by several threads (Pillow decodes without holding Python's lock).
+
+    A bad picture yields (i, the reason as a string).
+    """
+
+    def attempt(item):
+        try:
+            return read(item)
+        except UnidentifiedImageError:
+            return "not a picture"
+        except Exception as error:  # Pillow raises almost anything on a damaged file
+            return " ".join(str(error).split())[:100] or type(error).__name__
+
+    progress = tqdm(total=len(items), desc="decoding", unit="img", disable=None if len(items) >= 1000 else True)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, progress, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, on files that it reads all the same or that are counted as bad
+        for start in range(0, len(items), 1024):  # a block at a time: memory stays flat for any number of files
+            for i, result in enumerate(pool.map(attempt, items[start : start + 1024]), start):
+                progress.update()
+                yield i, result
+
+
+def read_picture(path: Path, image_size: int, channels: tuple[int, ...]) -> list[np.ndarray]:
+    """Decode one file: [its middle square], or [left half, right half] for two `channels`; uint8 (C, size, size) each.
+
+    Raises ValueError for what is no pair, and whatever Pillow raises for a damaged file.
+    """
+    pair = len(channels) == 2
+    with Image.open(path) as picture:
+        width, height = picture.size
+        if width * height > MAX_PIXELS:
+            raise ValueError(f"{width}x{height} is too large")
+        if picture.getexif().get(0x0112, 1) >= 5:  # the tag Orientation: lying on its side
+            width, height = height, width
+        if pair and (width % 2 or width < 1.5 * height):
+            raise ValueError(f"{width}x{height} is not two pictures of one size side by side")
+        # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that still leaves twice the pixels we need.
+        picture.draft(None, (len(channels) * 2 * image_size, 2 * image_size))
+        picture = ImageOps.exif_transpose(picture)
+    width, height = picture.size
+    if pair:
+        half = width // 2
+        sides = [picture.crop((0, 0, half, height)), picture.crop((width - half, 0, width, height))]
+    else:
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        sides = [picture.crop((left, top, left + side, top + side))]
+    return [to_array(side, count, image_size) for side, count in zip(sides, channels, strict=True)]
+
+
+def to_array(picture: Image.Image, channels: int, image_size: int) -> np.ndarray:
+    """A picture of any mode, as 8-bit grey or RGB over white, resized (bicubic, antialiased): uint8 (C, size, size)."""
+    if picture.mode == "F":
+        raise ValueError("floating-point pixels")
+    if picture.mode.startswith("I"):  # 16-bit grey
+        picture = Image.fromarray((np.asarray(picture).clip(0, 65535) / 257).round().astype(np.uint8))
+    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    picture = picture.convert("L" if channels == 1 else "RGB")
+    if picture.size != (image_size, image_size):
+        picture = picture.resize((image_size, image_size), Image.Resampling.BICUBIC)
+    pixels = np.asarray(picture)
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def describe(bad: Sequence[tuple[str, str]]) -> str:
+    """The end of a message: ": a.jpg (not a picture), b.jpg (...), ..."."""
+    listed = [f"{name} ({reason})" for name, reason in bad[:3]] + ["..."] * (len(bad) > 3)
+    return f": {', '.join(listed)}" if bad else ""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The cache: data_dir/cache/NAME-SPLIT-SIZEpx-HASH/{images,targets,labels,attributes}.npy and meta.json
+#
+# The hash covers every option and the state of the source: a change of either leads to another folder, never to wrong
+# pixels. A folder appears whole, by a rename: a killed run leaves a *.tmp folder behind, which nothing reads.
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def cached(source: Source, image_size: int, data_dir: Path) -> ImageSet:
+    """The set from its cache, which is made if it is not there (or damaged); in memory where it cannot be written."""
+    key = json.dumps([CACHE_FORMAT, source.name, source.split, image_size, source.channels, source.state])
+    digest = hashlib.sha256(key.encode()).hexdigest()[:12]
+    name = re.sub(r"[^\w.-]", "_", source.name)[:60]
+    folder = data_dir / "cache" / f"{name}-{source.split}-{image_size}px-{digest}"
+    data = open_cache(folder)
+    if data is None:
+        temporary = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            temporary.mkdir(parents=True)
+            fill_cache(temporary, source, image_size)
+            data = publish_cache(temporary, folder)
+        except OSError as error:
+            warn(f"cannot write {folder.parent} ({error.strerror or error}): the pictures stay in memory")
+            with tempfile.TemporaryDirectory() as spare:
+                fill_cache(Path(spare), source, image_size)
+                data = open_cache(Path(spare), in_memory=True)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    arrays, meta = data
+    if meta["bad"]:
+        total = len(arrays["images"]) + meta["bad_count"]
+        warn(f"{source.name}, {source.split}: left out {meta['bad_count']} of {total} files{describe(meta['bad'])}")
+    return ImageSet(source.name, source.split, **arrays, **meta["lists"])
+
+
+def fill_cache(folder: Path, source: Source, image_size: int) -> None:
+    """Decode `source` into the files of `folder`, row by row. Raises DataError if fewer than two pictures are good."""
+    kept, bad, shapes = [], [], []
+    with contextlib.ExitStack() as stack:
+        names = ("images.npy", "targets.npy")[: len(source.channels)]
+        files = [stack.enter_context(open(folder / name, "wb")) for name in names]
+        for file in files:
+            file.seek(NPY_HEADER)  # written last, when the number of good pictures is known
+        for i, row in source.rows(image_size):
+            if isinstance(row, str):
+                bad.append((source.names[i], row))
+                continue
+            kept.append(i)
+            shapes = [side.shape for side in row]
+            for file, side in zip(files, row, strict=True):
+                file.write(side.tobytes())
+        if len(kept) < 2:
+            raise DataError(
+                f"{source.name}, {source.split}: {len(kept)} usable pictures of {len(kept) + len(bad)}, "
+                f"at least 2 are needed{describe(bad)}"
+            )
+        for file, shape in zip(files, shapes, strict=True):
+            file.seek(0)
+            header = {"descr": "|u1", "fortran_order": False, "shape": (len(kept), *shape)}
+            np.lib.format.write_array_header_1_0(file, header)
+            assert file.tell() == NPY_HEADER
+    for name, array in (("labels", source.labels), ("attributes", source.attributes)):
+        if array is not None:
+            np.save(folder / f"{name}.npy", array[kept])
+    meta = {
+        "bytes": {file.name: file.stat().st_size for file in sorted(folder.iterdir())},
+        "lists": {
+            "names": [source.names[i] for i in kept] if source.names else [],
+            "classes": source.classes,
+            "attribute_names": source.attribute_names,
+        },
+        "bad": bad[:4],
+        "bad_count": len(bad),
+    }
+    (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+
+
+def open_cache(folder: Path, in_memory: bool = False) -> tuple[dict[str, np.ndarray], dict] | None:
+    """The arrays of a cache by name, and its meta.json; None where there is none, or a file has lost bytes."""
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        arrays = {}
+        for name, size in meta["bytes"].items():
+            if (folder / name).stat().st_size != size:
+                return None
+            mode = "r" if size > MMAP_BYTES and not in_memory else None
+            arrays[name.removesuffix(".npy")] = np.load(folder / name, mmap_mode=mode)
+        return arrays, meta
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def publish_cache(temporary: Path, folder: Path) -> tuple[dict[str, np.ndarray], dict] | None:
+    """Give a finished cache its name. If another process was first, its cache is used; a damaged one is replaced."""
+    try:
+        temporary.rename(folder)
+    except OSError:
+        data = open_cache(folder)
+        if data is not None:
+            return data
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    return open_cache(folder)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Downloads
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def fetch(name: str, data_dir: Path, base_url: str) -> Path:
+    """The folder data_dir/NAME, unpacked from data_dir/NAME.tar.gz, which is downloaded from `base_url` if absent."""
+    folder, archive = data_dir / name, data_dir / f"{name}.tar.gz"
+    url = f"{base_url.rstrip('/')}/{name}.tar.gz"
+    if folder.is_dir():
+        return folder
+    if "://" not in base_url:
+        raise DataError(f"{base_url!r} is not a web address to download {name} from")
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        with locked(data_dir):  # of several processes one downloads; the others wait, and find the folder
+            if folder.is_dir():
+                return folder
+            ours = not archive.exists()
+            if ours:
+                download(url, archive)
+            warn(f"unpacking {archive}")
+            try:
+                extract_tar(archive, folder)
+            except DataError as error:
+                if ours:
+                    archive.unlink()
+                raise DataError(f"{error}; fetch {url} again, or put the folder {folder} in its place") from error
+            if ours:
+                archive.unlink()
+    except OSError as error:
+        raise DataError(f"cannot write to {data_dir} ({error}): choose another data folder") from error
+    return folder
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold `folder` for this process; others wait here. The system lets go of it however the process ends."""
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def download(url: str, path: Path, *, timeout: float = 30, tries: int = 5, pause: float = 1) -> None:
+    """Fetch `url` into `path`, by way of `path`.part, so that `path` is complete whenever it exists.
+
+    What an earlier try or run left in the .part is continued (HTTP Range), if the server confirms that it still has the
+    same file (If-Range, with the ETag or date that came with the first part). timeout: seconds without a byte; pause:
+    seconds before the second try, doubled for each further one. Raises DataError with what to do; OSError for the disk.
+    """
+    part, tag = path.with_name(path.name + ".part"), path.with_name(path.name + ".part.tag")
+    reason = ""
+    for attempt in range(tries):
+        if attempt:
+            time.sleep(pause * 2 ** (attempt - 1))
+        have = part.stat().st_size if part.exists() and tag.exists() else 0
+        headers = {"Range": f"bytes={have}-", "If-Range": tag.read_text()} if have else {}
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout) as reply:
+                have, total = receive(reply, part, tag, have)
+        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as error:
+            reason = str(getattr(error, "reason", "") or error)
+            if getattr(error, "code", None) == 416:  # the server's file is shorter than our part: start over
+                tag.unlink(missing_ok=True)
+            elif attempt == 0 and isinstance(error, urllib.error.URLError):
+                break  # no network, or no such file: trying again will not help
+            continue
+        if total in (None, have):
+            os.replace(part, path)
+            tag.unlink(missing_ok=True)
+            return
+        reason = f"cut at {have} of {total} bytes, the next run continues there"
+    raise DataError(f"cannot download {url} ({reason}): fetch it on a machine with a network and put it at {path}")
+
+
+def receive(reply: Any, part: Path, tag: Path, have: int) -> tuple[int, int | None]:
+    """Write an HTTP reply to `part`, after the `have` bytes it holds if the server continues there.
+
+    Returns how many bytes the part holds now, and how many the file has (None if the server did not say).
+    """
+    if reply.headers.get_content_type() == "text/html":
+        raise DataError(
+            f"{reply.url} is a web page, not the file: fetch it by hand and put it at {part.with_suffix('')}"
+        )
+    if reply.status == 206 and not reply.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+        tag.unlink(missing_ok=True)
+        raise http.client.HTTPException("a part that was not asked for")
+    if reply.status != 206:
+        have = 0  # the whole file comes: the server cannot continue, or has another file now
+    length = reply.headers.get("Content-Length", "")
+    total = have + int(length) if length.isdecimal() else None
+    with open(part, "ab" if have else "wb") as file:
+        if not have:  # after the old part is gone: a tag never stands beside another file's bytes
+            tag.unlink(missing_ok=True)
+            if name := reply.headers.get("ETag") or reply.headers.get("Last-Modified"):
+                tag.write_text(name)
+        bar = tqdm(total=total, initial=have, desc=part.stem, unit="B", unit_scale=True, disable=None)
+        with bar:
+            while chunk := reply.read1(1 << 16):
+                file.write(chunk)
+                bar.update(len(chunk))
+        return file.tell(), total
+
+
+def extract_tar(path: Path, folder: Path, max_bytes: int = 64 << 30) -> None:
+    """Unpack a .tar.gz into `folder` (or the folder of that name in it, to that place), whole or not at all.
+
+    Only plain files are written: an archive with a path outside the folder, a link, a device, or more than `max_bytes`
+    when unpacked is refused. Raises DataError for a refused or damaged archive, OSError for the disk.
+    """
+    temporary = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
+    unpacked = 0
+    try:
+        temporary.mkdir(parents=True)
+        with gzip.open(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+            for member in archive:
+                name = PurePosixPath(member.name)
+                outside = name.is_absolute() or ".." in name.parts or re.search(r"\\|^\w:", member.name)
+                if outside or not (member.isfile() or member.isdir()) or member.size < 0:
+                    raise DataError(f"{path} is refused: {member.name!r} is a link, a device or outside the folder")
+                unpacked += 512 + member.size  # a header's size, so that a flood of empty files counts too
+                if unpacked > max_bytes:
+                    raise DataError(f"{path} is refused: it unpacks to more than {max_bytes} bytes")
+                if member.isfile():
+                    target = temporary / name
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    with open(target, "wb") as file:
+                        shutil.copyfileobj(archive.extractfile(member), file)
+            while stream.read(1 << 20):
+                pass  # to the end, where gzip compares its checksum
+        inner = temporary / folder.name
+        (inner if inner.is_dir() else temporary).rename(folder)
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, UnicodeError) as error:
+        raise DataError(f"{path} is not a .tar.gz archive, or is damaged ({error})") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Built-in data sets, drawn with Pillow: nothing to download
+#
+# Everything is a smooth curve through a few control points, drawn at four times the size and averaged down. The
+# coordinates come from `random()`, sums, products and quotients alone (no sines, no fonts), so that a picture is the
+# same on every machine.
+#
+# A face is painted once, from back to front, as a *map of parts*: each pixel holds the number of the part seen there.
+# The numbers looked up in a list of colours are the photo; the borders between the parts are its line drawing. So the
+# lines cannot depend on the colours, and one drawing has many photos, as BicycleGAN assumes.
+# ---------------------------------------------------------------------------------------------------------------------
+
+HAIR_COLOURS = {  # the darkest and the lightest shade of each class; a face has exactly one class
+    "Black_Hair": ((22, 18, 24), (48, 42, 58)),
+    "Blond_Hair": ((228, 176, 72), (250, 222, 146)),
+    "Brown_Hair": ((92, 48, 22), (150, 88, 42)),
+    "Gray_Hair": ((146, 150, 160), (206, 208, 214)),
+}
+FACE_ATTRIBUTES = (*HAIR_COLOURS, "Eyeglasses", "Smiling", "Bangs", "Male")  # named as in CelebA
+SKIN_COLOURS = ((255, 224, 200), (242, 196, 158), (214, 154, 108), (178, 116, 82), (132, 82, 64), (92, 58, 50))
+EYE_COLOURS = ((92, 58, 36), (60, 40, 30), (60, 116, 180), (78, 138, 84), (104, 116, 130))
+
+# No border is drawn between parts of one group. The last group is drawn in solid black.
+FACE_GROUPS = (
+    ("background", "backdrop"),
+    ("clothes",),
+    ("collar",),
+    ("back hair",),
+    ("neck", "neck shade"),
+    ("ears", "inner ears"),
+    ("earrings",),
+    ("face", "blush"),
+    ("nose",),
+    ("beard",),
+    ("lips", "mouth", "tongue"),
+    ("teeth",),
+    ("hair", "shine"),
+    ("lenses",),
+    ("eyes", "irises", "glint"),
+    ("crease", "mouth line", "brows", "frames", "pupils", "lashes"),
+)
+FACE_PARTS = [part for group in FACE_GROUPS for part in group]
+INK = len(FACE_GROUPS) - 1
+
+
+def between(rng: random.Random, low: float, high: float) -> float:
+    """A number drawn uniformly from [low, high)."""
+    return low + (high - low) * rng.random()
+
+
+def pick(rng: random.Random, *options):
+    """One of the options, all equally likely."""
+    return options[int(rng.random() * len(options))]
+
+
+def mix(a: tuple, b: tuple, t: float) -> tuple:
+    """The colour (1 - t) a + t b, rounded."""
+    return tuple(int(x + (y - x) * t + 0.5) for x, y in zip(a, b, strict=True))
+
+
+@functools.cache
+def curve_weights(n: int, closed: bool) -> np.ndarray:
+    """Weights (m, n) that turn n control points into m points of a curve: three corner cuttings (Chaikin 1974)."""
+    points = np.eye(n)
+    for _ in range(3):
+        after = np.roll(points, -1, axis=0)
+        cut = np.stack([0.75 * points + 0.25 * after, 0.25 * points + 0.75 * after], axis=1).reshape(-1, n)
+        points = cut if closed else np.concatenate([points[:1], cut[1:-3], points[-1:]])
+    return points
+
+
+def curve(points: list, closed: bool = True) -> np.ndarray:
+    """The smooth curve (m, 2), a quadratic B-spline, of control points (n, 2). A point given twice makes a corner."""
+    return curve_weights(len(points), closed) @ np.array(points, dtype=float)
+
+
+def disc(x: float, y: float, rx: float, ry: float | None = None, square: float = 0.414) -> np.ndarray:
+    """Outline (m, 2) of an ellipse with centre (x, y) and radii rx, ry; `square` towards 1: of a rounded rectangle."""
+    q = square  # the control points are the corners of an octagon
+    corners = [(1, -q), (1, q), (q, 1), (-q, 1), (-1, q), (-1, -q), (-q, -1), (q, -1)]
+    return curve(corners) * (rx, ry or rx) + (x, y)
+
+
+def brush(points: list, width: float) -> np.ndarray:
+    """Outline (m, 2) of a brush stroke from left to right, `width` thick."""
+    return curve([(x, y - width / 2) for x, y in points] + [(x, y + width / 2) for x, y in reversed(points)])
+
+
+def turn(tilt: float, scale: float) -> np.ndarray:
+    """Matrix (2, 2) that turns row vectors by the angle 2 atan(tilt) and scales them."""
+    cos, sin = (1 - tilt * tilt) / (1 + tilt * tilt), 2 * tilt / (1 + tilt * tilt)
+    return scale * np.array([[cos, sin], [-sin, cos]])
+
+
+def face_map(rng: random.Random, size: int, eyeglasses: int, smiling: int, bangs: int, male: int) -> Image.Image:
+    """Paints the parts of one face: L image (4 size, 4 size). What is drawn from `rng` does not depend on the rest."""
+    # Unit: 1/100 of the picture. (0, 0) is the middle of the face; y points down. The eyes lie at y = 0, the skull from
+    # y = -29 to about 27, the shoulders at about 40.
+    unit = size * 4 / 100
+    pose = turn(between(rng, -0.05, 0.05), unit * between(rng, 0.98, 1.12))
+    middle = unit * np.array([between(rng, 47, 53), between(rng, 47, 50)])
+    image = Image.new("L", (4 * size, 4 * size), FACE_PARTS.index("background"))
+    draw = ImageDraw.Draw(image)
+
+    def paint(part, shape, pair=False, whole=False):
+        # shape: control points (list) or an outline (array). pair: and its mirror image. whole: add its left half.
+        if whole:
+            shape = shape + [(-x, y) for x, y in reversed(shape)]
+        if isinstance(shape, list):
+            shape = curve(shape)
+        for side in (1, -1) if pair else (1,):
+            points = (shape * (side, 1)) @ pose + middle
+            draw.polygon(np.rint(points).ravel().tolist(), fill=FACE_PARTS.index(part))
+
+    # Every choice is made here, used or not, so that changing an attribute leaves all the others as they were.
+    w, jaw, chin = between(rng, 20.5, 24), between(rng, 0.64, 0.9), between(rng, 26.5, 29.5)  # w: half the face's width
+    short, long = pick(rng, "crop", "quiff", "curls", "flat"), pick(rng, "bob", "long", "wavy", "afro", "bun", "tails")
+    volume, length = rng.random(), rng.random()
+    hairline, parting = pick(rng, "round", "parted", "peak"), between(rng, -0.35, 0.35)
+    fringe, left = pick(rng, "straight", "swept", "strands"), pick(rng, -1, 1)  # left: which side, where there is one
+    facial_hair = pick(rng, "beard", "short beard", "goatee", "moustache", "none")
+    collar, hair_in_front = pick(rng, "crew", "wide", "vee", "shirt", "turtle"), pick(rng, True, False)
+    backdrop, earrings = pick(rng, "disc", "hill", "slope"), pick(rng, True, False)
+    eye_x, eye_y = between(rng, 9.2, 10.4), between(rng, -0.5, 1.5)
+    eye_w, eye_h, gaze = between(rng, 4.2, 5), between(rng, 3.5, 4.2), between(rng, -0.9, 0.9)
+    brow_y, brow_tilt, brow_arch = between(rng, -9.5, -8), between(rng, -0.8, 1.2), between(rng, 0.6, 1.8)
+    nose, glasses = pick(rng, "hook", "round", "wedge"), pick(rng, "round", "square", "wide")
+    mouth, mouth_w, mouth_y = pick(rng, "straight", "sad", "full"), between(rng, 0.9, 1.1), between(rng, 15, 16.5)
+    hair = short if male else long
+
+    # Background; clothes and the hair behind the head, either of them in front.
+    if backdrop == "disc":
+        paint("backdrop", disc(0, 2, 40))
+    elif backdrop == "hill":
+        hill = [(-80, 30), (-20, 12 + 8 * left), (20, 12 - 8 * left), (80, 30), (80, 90), (-80, 90)]
+        paint("backdrop", hill)
+    else:
+        paint("backdrop", np.array([(-60, -90), (30, 90), (-120, 90), (-120, -90)]) * (left, 1))
+    shoulder = 39 if male else 35
+    body = [(0, 35), (9, 35), (13, 39), (shoulder - 4, 43), (shoulder + 3, 50), (shoulder + 5, 90)]
+    if hair_in_front:
+        paint("clothes", body, whole=True)
+    if hair in ("bob", "long"):
+        out, end = w + 6 + 3 * volume, 20 + 6 * length if hair == "bob" else 36 + 12 * length
+        fall = [(0, -34), (w, -33), (out, -12), (out, 8), (out, end), (out - 8, end + 3), (0, end)]
+        paint("back hair", fall, whole=True)
+    elif hair == "wavy":
+        for k in range(6):
+            paint("back hair", disc(w - 2 + volume + 2.5 * (k % 2), -16 + (10 + 2 * length) * k, 7.5, 8), pair=True)
+        paint("back hair", [(0, -34), (w, -30), (w + 2, 0), (w, 36 + 10 * length), (0, 36 + 10 * length)], whole=True)
+    elif hair == "afro":
+        for x, y in ((0, -29), (13, -27), (24, -19), (30, -7), (29, 6), (24, 17)):
+            paint("back hair", disc(x * (0.97 + 0.12 * volume), y * (0.97 + 0.1 * volume), 11), pair=True)
+        paint("back hair", disc(0, -6, 27, 28))
+    elif hair == "bun":
+        paint("back hair", disc(parting * 0.4 * w, -34 - volume, 9 + 3 * volume, 8 + 2 * volume))
+    elif hair == "tails":
+        end = 14 + 12 * length
+        tail = [(w - 3, -18), (w + 10, -22), (w + 15, -4), (w + 12, end), (w + 7, end + 6), (w + 2, 8)]
+        paint("back hair", tail, pair=True)
+    if not hair_in_front:
+        paint("clothes", body, whole=True)
+
+    # Neck and collar.
+    neck = 10.5 if male else 8.5
+    if collar == "vee":
+        paint("collar", [(0, 60), (0, 60), (neck + 9, 36), (neck + 2, 31), (0, 31)], whole=True)
+        paint("neck", [(neck, 10), (neck, 32), (neck + 3, 35), (0, 52), (0, 52)], whole=True)
+    else:
+        out, low = (neck + 6, 49) if collar == "wide" else (neck + 1, 44)
+        if collar in ("crew", "wide"):
+            paint("collar", [(0, low + 5), (out + 1, low + 3), (out + 4, 33), (0, 33)], whole=True)
+        paint("neck", [(0, 10), (neck, 10), (neck, 30), (out, 37), (out - 3, low), (0, low)], whole=True)
+    paint("neck shade", [(0, 10), (neck, 10), (neck, 27), (neck - 1, 32), (0, 36)], whole=True)
+    if collar == "turtle":
+        paint("collar", [(0, 31), (neck + 1, 30), (neck + 3, 33), (neck + 4, 42), (0, 45)], whole=True)
+    elif collar == "shirt":
+        flap = [(0, 45), (0, 45), (neck, 31), (neck + 3, 32), (neck + 7, 44), (neck + 1, 51), (0, 45)]
+        paint("collar", flap, pair=True)
+
+    # Ears and face, beard, nose and mouth.
+    paint("ears", disc(w, 3, 4.5, 6), pair=True)
+    paint("inner ears", disc(w + 1.2, 3.4, 2.2, 3.4), pair=True)
+    if earrings and hair in ("bun", "tails", "afro"):
+        paint("earrings", disc(w + 2.2, 10.5, 2.2), pair=True)
+    corner = (jaw + 0.08 if male else jaw) * w
+    face = [(0, -29), (0.75 * w, -29), (w + 1.2, -16), (w + 1, 5), (corner + 1, 20), (0.42 * w, chin), (0, chin)]
+    paint("face", face, whole=True)
+    paint("blush", disc(0.62 * w, 10.5, 4.2, 3), pair=True)
+    if male and facial_hair in ("beard", "short beard"):
+        top = 8.5 if facial_hair == "beard" else 13
+        outside = [(0, chin + 2), (0.45 * w, chin + 2), (corner + 2.2, 21), (w + 1.6, 6), (w + 0.6, -2), (w - 2, -2)]
+        paint("beard", [*outside, (w - 3.5, 7), (0.6 * w, top + 1), (4, top), (0, top + 1)], whole=True)
+    if male and facial_hair in ("goatee", "moustache"):
+        paint("beard", [(0, 11), (3, 9.5), (9, 12), (12, 16), (6, 14.5), (0, 14)], pair=True)
+    if male and facial_hair == "goatee":
+        paint("beard", [(0, mouth_y + 4), (6, mouth_y + 4), (8, chin - 2), (5, chin + 2), (0, chin + 2)], whole=True)
+    if nose == "hook":
+        paint("crease", brush([(2.6 * left, 6.2), (2.8 * left, 8.9), (-1.8 * left, 9.2)], 1.2))
+    elif nose == "round":
+        paint("nose", disc(0, 7.6, 2.8, 2))
+    else:
+        paint("nose", [(0, 2), (0, 2), (2.8, 8.6), (0, 9.6), (-2.8, 8.6)])
+    if smiling:
+        out, y, low = 9.5 * mouth_w, mouth_y - 2, mouth_y + 7
+        paint(
+            "lips", [(0, y - 0.6), (out, y - 1.6), (out + 2.4, y - 1.4), (out - 1.5, low), (0, low + 1.2)], whole=True
+        )
+        paint("mouth", [(0, y + 0.6), (out + 0.2, y - 0.2), (out - 2.5, low - 1.5), (0, low - 0.3)], whole=True)
+        paint("tongue", disc(0, low - 2, 3.6 * mouth_w, 1.5))
+        paint("teeth", [(0, y + 0.6), (out - 0.8, y), (out - 2.2, y + 3.4), (0, y + 4.2)], whole=True)
+    else:
+        out, y, sag = 6 * mouth_w, mouth_y + 1, 2 if mouth == "sad" else 0.4
+        if mouth == "full" and not male:
+            pout = [(0, y - 1.5), (1.8, y - 3), (out, y + 0.4), (out, y + 0.6), (2.2, y + 3.8), (0, y + 3.8)]
+            paint("lips", pout, whole=True)
+        paint("mouth line", brush([(-out, y + sag), (-out / 2, y), (out / 2, y), (out, y + sag)], 1.5))
+
+    # Brows, and the hair in front: a cap with an opening for the face, more hair on it, a fringe over the forehead.
+    arch = [(5, brow_y + brow_tilt), (9, brow_y - brow_arch), (15, brow_y + 1)]
+    paint("brows", brush(arch, 2.4 if male else 1.5), pair=True)
+    end, top = {"bob": 14, "long": 18, "wavy": 12}.get(hair, 3), -34 - 3 * volume
+    cap = [(0.75 * w, top), (w + 3.2, -18), (w + 2.8, -2), (w + 0.5, end), (w - 1.5, end)]
+    temple = {"round": [(w - 2, -8), (0.7 * w, -20)], "parted": [(w - 2, -6), (0.8 * w, -14)]}
+    temple["peak"] = [(w - 2, -6), (0.9 * w, -16), (0.4 * w, -22)]
+    peak = {"round": [(0, -21)], "parted": [(parting * w, -26)] * 2, "peak": [(0, -17)]}[hairline]
+    right = cap + temple[hairline]
+    paint("hair", [(0, top - 0.5), *right, *peak, *[(-x, y) for x, y in reversed(right)]])
+    if hair == "curls":
+        for x, y in ((0, -33), (0.41, -32), (0.78, -27), (1, -18)):
+            paint("hair", disc(x * w, y - volume, 6.5), pair=True)
+    elif hair == "quiff":
+        tuft = [(-w, -20), (-w, -32), (-4, -40 - 4 * volume), (w, -38), (w, -20), (0, -24)]
+        paint("hair", curve(tuft) * (left, 1))
+    elif hair == "flat":
+        box = [(0, -37), (0.7 * w, -39), (w + 2, -36), (w + 3, -18), (w, -14), (0.7 * w, -22), (0, -22)]
+        paint("hair", box, whole=True)
+    locks = [(-w, -5), (-w, -24), (0, -32), (w, -24), (w, -5)]
+    if fringe == "straight":
+        locks += [(w - 2, -9.5), (0.6 * w, -11), (-0.6 * w, -11), (2 - w, -9.5)]
+    elif fringe == "swept":
+        locks += [(w - 2, -8), (0.5 * w, -13), (-0.2 * w, -10), (3 - w, -8)]
+    else:
+        for x in (0.9 * w, 0.4 * w, -0.1 * w, -0.6 * w):  # four strands, each ending in a point
+            locks += [(x, -14), (x - 0.23 * w, -8.5), (x - 0.23 * w, -8.5), (x - 0.3 * w, -14)]
+    if bangs:
+        paint("hair", curve(locks) * (left, 1))
+    paint("shine", curve([(-0.78 * w, -23), (-0.5 * w, -30), (0.15 * w, -32), (-0.35 * w, -28)]) * (left, 1))
+
+    # Glasses, and the eyes, which shine through the lenses.
+    if eyeglasses:
+        paint("frames", np.array([(-w - 1, -2.6), (w + 1, -2.6), (w + 1, 0.2), (-w - 1, 0.2)]))
+        rx, ry, square = {"round": (8.8, 8.8, 0.414), "square": (8.8, 7.8, 0.85), "wide": (9.2, 6.4, 0.6)}[glasses]
+        paint("frames", disc(eye_x, eye_y, rx, ry, square), pair=True)
+        paint("lenses", disc(eye_x, eye_y, rx - 2.3, ry - 2.3, square), pair=True)
+    paint("eyes", disc(eye_x, eye_y, eye_w, eye_h), pair=True)
+    for x in (eye_x + gaze, -eye_x + gaze):
+        paint("irises", disc(x, eye_y - 0.1, 3.1))
+        paint("pupils", disc(x, eye_y - 0.1, 1.8))
+        paint("glint", disc(x + 1, eye_y - 1.1, 0.85))
+    wing, lid = (0, 0.4 - eye_h) if male else (3, 0.9 - eye_h)
+    lashes = [(-eye_w, -0.2), (-eye_w, -1.8), (0, -eye_h - 2.2), (eye_w + wing, -1.8 - wing / 2), (eye_w, -0.2)]
+    paint("lashes", curve([*lashes, (0, lid)]) + (eye_x, eye_y), pair=True)
+    return image
+
+
+def face_colours(rng: random.Random, hair_class: str) -> dict[str, tuple]:
+    """A colour for every part: dict of RGB triples. What is drawn from `rng` does not depend on `hair_class`."""
+
+    def hsv(hue, saturation, value):
+        return tuple(int(255 * c + 0.5) for c in colorsys.hsv_to_rgb(hue, saturation, value))
+
+    white, black = (255, 255, 255), (26, 24, 34)
+    tone = between(rng, 0, len(SKIN_COLOURS) - 1)
+    skin = mix(SKIN_COLOURS[int(tone)], SKIN_COLOURS[int(tone) + 1], tone % 1)
+    hair = mix(*HAIR_COLOURS[hair_class], rng.random())
+    lips = mix(skin, (196, 48, 70), between(rng, 0.35, 0.8))
+    clothes = hsv(rng.random(), between(rng, 0.25, 0.8), between(rng, 0.35, 0.92))
+    hue, saturation, value = rng.random(), between(rng, 0.12, 0.45), between(rng, 0.8, 0.98)
+    return {
+        "background": hsv(hue, saturation, value),
+        "backdrop": hsv(hue, saturation * between(rng, 0.3, 1.4), value * between(rng, 0.92, 1.02)),
+        "clothes": clothes,
+        "collar": mix(clothes, pick(rng, white, black), 0.3),
+        "back hair": tuple(int(c * k) for c, k in zip(hair, (0.84, 0.8, 0.79), strict=True)),
+        "neck": mix(skin, (150, 60, 50), 0.1),
+        "neck shade": mix(skin, (110, 40, 50), 0.28),
+        "ears": mix(skin, (180, 60, 50), 0.12),
+        "inner ears": mix(skin, (150, 50, 50), 0.28),
+        "earrings": pick(rng, (250, 204, 80), (240, 240, 245), (90, 200, 190), (230, 80, 100)),
+        "face": skin,
+        "blush": mix(skin, (240, 90, 90), 0.2),
+        "nose": mix(skin, (150, 50, 40), 0.22),
+        "beard": mix(hair, black, 0.1),
+        "lips": lips,
+        "mouth": (110, 24, 40),
+        "tongue": (222, 92, 98),
+        "teeth": (255, 253, 248),
+        "hair": hair,
+        "shine": mix(hair, white, 0.18),
+        "lenses": mix(skin, white, 0.35),
+        "eyes": white,
+        "irises": pick(rng, *EYE_COLOURS),
+        "glint": white,
+        "crease": mix(skin, (110, 40, 40), 0.45),
+        "mouth line": mix(lips, (60, 10, 30), 0.45),
+        "brows": mix(hair, black, 0.3),
+        "frames": black,
+        "pupils": black,
+        "lashes": black,
+    }
+
+
+def draw_face(
+    shape_rng: random.Random, colour_rng: random.Random, size: int, attributes: dict[str, int] | None = None
+) -> tuple[Image.Image, Image.Image, dict[str, int]]:
+    """One face: (photo, line drawing, attributes).
+
+    Photo: RGB image (size, size). Line drawing: L image (size, size) of the same face, dark on white; it depends on
+    `shape_rng` alone. Attributes: {name: 0 or 1} in the order of FACE_ATTRIBUTES, exactly true of the photo. "Male" is
+    a convention of these drawings: short hair, broad shoulders, plain lids, mostly a beard or a moustache; without it,
+    longer or tied hair and long lashes. The argument `attributes` forces some of them (of the hair colours, the one to
+    have: {"Blond_Hair": 1}); every other choice stays as it was.
+    """
+    forced = attributes or {}
+    truth = {
+        "Eyeglasses": int(shape_rng.random() < 0.35),
+        "Smiling": int(shape_rng.random() < 0.5),
+        "Bangs": int(shape_rng.random() < 0.5),
+        "Male": int(shape_rng.random() < 0.5),
+    }
+    truth.update((name, int(value)) for name, value in forced.items() if name in truth)
+    u = colour_rng.random()  # 30% black, blond and brown each, 10% grey
+    hair = next((name for name in HAIR_COLOURS if forced.get(name)), list(HAIR_COLOURS)[int(u / 0.3)])
+    parts = face_map(shape_rng, size, truth["Eyeglasses"], truth["Smiling"], truth["Bangs"], truth["Male"])
+
+    # A border is where two pixels, t apart on a diagonal, are in different groups (Roberts' cross); t is its thickness.
+    t = max(3, size // 18)
+    table = [g for g, group in enumerate(FACE_GROUPS) for _ in group]
+    group = np.asarray(parts.point(table + [0] * (256 - len(table))))
+    lines = group == INK
+    for a, b in ((group[t:, t:], group[:-t, :-t]), (group[t:, :-t], group[:-t, t:])):
+        lines[t // 2 : t // 2 - t, t // 2 : t // 2 - t] |= (a != b) & (a != INK) & (b != INK)
+    lines = Image.fromarray(np.where(lines, np.uint8(20), np.uint8(255)))
+
+    colours = face_colours(colour_rng, hair)
+    parts.putpalette([c for part in FACE_PARTS for c in colours[part]])
+    photo = parts.convert("RGB")
+    truth = {name: truth.get(name, int(name == hair)) for name in FACE_ATTRIBUTES}
+    return photo.reduce(4), lines.reduce(4), truth
+
+
+# Handwriting: for each digit some ways to write it; for each way its strokes, divided by "|"; for each stroke the
+# control points "x,y" of an open curve, in percent of the width and of the height.
+DIGITS = {
+    0: (
+        "55,0 20,-2 0,30 0,70 20,102 55,102 85,100 100,70 100,30 85,0 50,0",
+        "70,10 30,-10 -5,40 0,105 60,110 105,60 95,0 50,-2 35,10",
+    ),
+    1: ("50,0 50,50 50,100", "25,25 50,0 50,0 50,60 50,100", "20,25 50,0 50,0 50,100 | 15,100 85,100"),
+    2: (
+        "5,25 10,0 50,-10 100,0 95,40 50,70 0,100 0,100 100,98",
+        "5,20 30,-10 100,-5 90,45 40,100 0,105 0,75 40,85 100,100",
+    ),
+    3: (
+        "5,10 40,-10 100,0 90,45 35,48 35,48 100,50 105,100 50,110 0,90",
+        "5,0 90,0 90,0 40,42 40,42 100,42 105,100 50,110 0,92",
+    ),
+    4: (
+        "12,0 4,55 4,55 100,52 | 80,2 72,100",
+        "70,100 70,0 70,0 0,64 0,64 100,64",
+        "10,0 -5,55 30,65 85,50 | 90,0 80,50 78,100",
+    ),
+    5: (
+        "90,0 20,0 20,0 12,45 12,45 60,30 105,50 95,105 40,110 0,92",
+        "25,2 15,45 15,45 80,35 100,75 70,108 0,95 | 25,2 100,-4",
+    ),
+    6: ("75,0 30,15 -10,70 10,108 65,108 95,80 75,45 30,50 8,80", "45,0 10,40 -5,100 35,110 85,100 90,60 45,50 5,85"),
+    7: (
+        "0,5 95,0 95,0 55,50 40,100",
+        "0,3 95,0 95,0 60,50 45,100 | 25,52 90,50",
+        "0,22 3,3 3,3 100,0 100,0 50,50 35,100",
+    ),
+    8: (
+        "80,15 50,-10 -5,0 5,40 90,60 105,100 50,115 -10,100 10,60 80,40 100,10 70,0",
+        "50,0 25,0 8,15 8,32 25,47 50,47 75,47 92,32 92,15 75,0 50,0 "
+        "| 50,47 22,47 0,62 0,85 22,100 50,100 78,100 100,85 100,62 78,47 50,47",
+    ),
+    9: (
+        "85,20 65,-8 10,-5 -5,45 40,60 85,30 88,12 | 88,10 80,100",
+        "85,20 60,-10 0,0 0,50 60,55 88,15 95,70 70,110 10,98",
+    ),
+}
+
+
+def draw_digit(rng: random.Random, label: int, size: int = 28) -> Image.Image:
+    """A handwritten `label` (0..9) like those of MNIST: L image (size, size), white on black, in the middle 20/28."""
+    unit = 4 * size / 28  # one pixel of MNIST
+    width = between(rng, 1.7, 3.6) * unit
+    wide, slant = between(rng, 0.5, 0.95), between(rng, -0.15, 0.4)
+    shape = np.array([(wide, 0), (-slant, 1)]) @ turn(between(rng, -0.08, 0.08), 1)
+    strokes = []
+    for stroke in pick(rng, *DIGITS[int(label)]).split("|"):
+        points = [[int(c) / 100 + between(rng, -0.05, 0.05) for c in pair.split(",")] for pair in stroke.split()]
+        strokes.append(curve(points, closed=False) @ shape)
+    # Fill a box of 20 x 20 MNIST pixels, then bring the centre of mass to the middle, as MNIST was made.
+    low, high = np.concatenate(strokes).min(axis=0), np.concatenate(strokes).max(axis=0)
+    scale = (between(rng, 18.5, 20) * unit - width) / max(high - low)
+    image = Image.new("L", (4 * size, 4 * size))
+    draw = ImageDraw.Draw(image)
+    for stroke in strokes:
+        points = (stroke - (low + high) / 2) * scale + 2 * size
+        draw.line(np.rint(points).ravel().tolist(), fill=255, width=int(width + 0.5))
+        for x, y in np.rint(points):
+            draw.ellipse((x - width / 2, y - width / 2, x + width / 2, y + width / 2), fill=255)
+    ink = np.asarray(image)
+    limit = int(2.8 * unit)  # so that nothing leaves the picture
+    y, x = (max(-limit, min(limit, round(2 * size - axis.mean()))) for axis in ink.nonzero())
+    return Image.fromarray(np.roll(ink, (y, x), axis=(0, 1))).reduce(4)
+
+
+def draw_builtin(name: str, split: str, count: int, size: int, seed: int = 0) -> tuple[np.ndarray, ...]:
+    """Draws a built-in set. Picture i depends on (seed, split, i) alone: a small set is the beginning of a larger one.
+
+    "faces": photos uint8 (N, 3, size, size), attributes uint8 (N, len(FACE_ATTRIBUTES)).
+    "edges2faces": line drawings uint8 (N, 1, size, size), photos, attributes: of the same faces.
+    "digits": images uint8 (N, 1, size, size), labels int64 (N,).
+    """
+    if name == "digits":
+        digits, labels = np.empty((count, 1, size, size), np.uint8), np.empty(count, np.int64)
+        for i in range(count):
+            rng = random.Random(f"digits {seed} {split} {i}")
+            labels[i] = int(10 * rng.random())
+            digits[i, 0] = draw_digit(rng, labels[i], size)
+        return digits, labels
+    lines, photos = np.empty((count, 1, size, size), np.uint8), np.empty((count, 3, size, size), np.uint8)
+    attributes = np.empty((count, len(FACE_ATTRIBUTES)), np.uint8)
+    for i in range(count):
+        shape_rng, colour_rng = (random.Random(f"face {what} {seed} {split} {i}") for what in ("shapes", "colours"))
+        photo, drawing, truth = draw_face(shape_rng, colour_rng, size)
+        lines[i, 0], photos[i] = drawing, np.asarray(photo).transpose(2, 0, 1)
+        attributes[i] = list(truth.values())
+    return (photos, attributes) if name == "faces" else (lines, photos, attributes)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# python datasets.py
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def table() -> str:
+    """The known sets, a line each."""
+    rows = [("name", "what", "images", "source", "licence")]
+    for name, known in KNOWN.items():
+        counts = " / ".join(f"{count} {split}" for split, count in known.images.items())
+        rows.append((name, known.what, counts, known.source, known.licence))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def contact_sheet(data: ImageSet, path: str | Path, count: int = 40) -> None:
+    """Save `count` images spread evenly over the set; of pairs, each input beside its target."""
+    batch = data.__getitems__(np.linspace(0, len(data) - 1, min(count, len(data))).astype(int).tolist())
+    sides = [to_float(batch[key], "cpu") for key in ("image", "target") if key in batch]
+    sides = [side.expand(-1, 3, -1, -1) for side in sides]  # grey as colour, so that both sides fit one picture
+    save_grid(torch.stack(sides, dim=1).flatten(0, 1), path, columns=10)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=table(), formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("name", nargs="?", help="a set of the table, or a folder; without it the table is printed")
+    parser.add_argument("--split", default="train", choices=("train", "test", "val"), help="which part of the set")
+    parser.add_argument("--image-size", type=int, default=64, help="pixels on a side")
+    parser.add_argument("--data-dir", default="data", help="folder for data sets and their caches")
+    parser.add_argument("--preview", metavar="PNG", help="save a contact sheet")
+    args = parser.parse_args(argv)
+    if not args.name:
+        print(table())
+        return
+    try:
+        data = load(args.name, args.split, args.image_size, data_dir=args.data_dir)
+        print(f"{data.name}, {data.split}: {len(data)} images {data.images.shape[1:]}", end="")
+        print(f", targets {data.targets.shape[1:]}" if data.targets is not None else "", end="")
+        print(f", classes {' '.join(data.classes)}" if data.classes else "", end="")
+        print(f", attributes {' '.join(data.attribute_names)}" if data.attribute_names else "")
+        if args.preview:
+            contact_sheet(data, args.preview)
+    except DataError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,764 @@
+"""Everything that is measured: FID, KID, Inception Score, LPIPS, reconstruction error, and the log of a training run.
+
+    net = load_inception(dims=768)                     # before training: fails here if its weights cannot be had
+    print(fid(real, fake, net))                        # uint8 images (N, C, H, W), or their features (N, dims)
+    print(lpips_diversity(samples, load_lpips()))      # k float images in [-1, 1] for each of some inputs
+    log = RunLog(folder, {"Losses": ["loss_D", "loss_G"]}); log.write(step, epoch, loss_D=1.2, loss_G=3.4); log.plot()
+
+A score depends on choices that a bare number hides: the feature layer, how many images, the weights, the resize. Every
+function here returns a `Score`, which prints them, and beside an FID the *real-real floor*: what real images score
+against other real images. A model at the floor cannot be told from the data; with n below dims most of an FID is floor.
+
+The network is the Inception of 2015-12-05 that FID was defined with (arXiv 1706.08500), not torchvision's Inception.
+Two ways to bring an image to its 299 x 299 input are in use. Their scores differ; never compare one with the other:
+    "torch bilinear"   pixel centres aligned, range 2x/255 - 1        pytorch-fid; most papers after 2018
+    "tf1 bilinear"     top-left corners aligned, (x - 128) / 128      the first code of FID and IS; torch-fidelity
+"""
+
+import hashlib
+import io
+import os
+import re
+import urllib.request
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from http.client import HTTPException
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from tqdm import tqdm
+
+
+class MetricError(ValueError):
+    """Bad input to a metric, or weights or a log that cannot be read or written: one sentence that says what to do."""
+
+
+@dataclass
+class Score:
+    """A value with all that is needed to compare it honestly: `print` gives one line, `as_dict` what goes into JSON."""
+
+    metric: str
+    value: float
+    std: float | None = None  # of what stands in `note`
+    dims: int | None = None  # width of the feature layer
+    n_real: int | None = None
+    n_fake: int | None = None
+    net: str = ""
+    weights: str = ""  # first 8 hex digits of the sha256 of the weights file
+    resize: str = ""
+    floor: float | None = None  # the same metric, real images against other real images
+    floor_n: int | None = None
+    note: str = ""
+
+    def __str__(self) -> str:
+        name = self.metric if self.dims is None else f"{self.metric}-{self.dims}"
+        spread = "" if self.std is None else f" ± {self.std:.2g}"
+        sets = [f"{side} {n}" for side, n in (("fake", self.n_fake), ("real", self.n_real)) if n is not None]
+        facts = [
+            " vs ".join(sets),
+            "" if self.floor is None else f"real-real floor {self.floor:.4g} at n={self.floor_n}",
+            f"{self.net} {self.weights}" + (f", {self.resize} 299" if self.resize else ""),
+            self.note,
+        ]
+        return f"{name} {self.value:.4g}{spread} ({'; '.join(fact for fact in facts if fact.strip())})"
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+
+# ----- Weights: from the user's folder, else from torch's hub cache, else downloaded into that cache
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    what: str
+    url: str
+    name: str  # of the download; the digits before .pth begin its sha256
+    patterns: tuple[str, ...]  # what it, or the part of it that is needed, may be called
+
+
+INCEPTION = WeightsFile(
+    "the Inception of 2015-12-05",
+    "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
+    "pt_inception-2015-12-05-6726825d.pth",
+    ("*inception-2015-12-05*.pth",),
+)
+ALEXNET = WeightsFile(
+    "the AlexNet of LPIPS",
+    "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+    "alexnet-owt-7be5be79.pth",
+    ("alexnet*.pth",),
+)
+LPIPS_HEADS = WeightsFile(
+    "the linear heads of LPIPS v0.1",
+    "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1/alex.pth",
+    "lpips_alex_v0.1-df73285e.pth",
+    ("lpips_alex*.pth", "alex.pth"),
+)
+
+
+def _find_weights(
+    file: WeightsFile, shapes: dict[str, tuple], purpose: str, weights_dir: str | Path | None, download: bool
+) -> tuple[dict, str]:
+    """-> the tensors of a file that has all those named in `shapes`, and the first 8 hex digits of its sha256."""
+    cache = Path(torch.hub.get_dir()) / "checkpoints"
+    if weights_dir is not None and not Path(weights_dir).is_dir():
+        raise MetricError(f"--weights-dir {weights_dir} is not a folder.")
+    lacking = ""
+    for folder in [cache] if weights_dir is None else [Path(weights_dir), cache]:
+        for path in [path for pattern in file.patterns for path in sorted(folder.glob(pattern))]:
+            state, sha = _read_weights(path)
+            missing = [key for key in shapes if key not in state]
+            if len(missing) == len(shapes) or any(state[k].shape != shapes[k] for k in shapes if k not in missing):
+                raise MetricError(f"{path} does not hold {file.what}: move it away or rename it.")
+            if not missing:
+                return state, sha
+            lacking = f"{path} ends before {missing[0].split('.')[0]} and so cannot serve {purpose}; "
+    if download:
+        return _read_weights(_download(file, cache, lacking))
+    lacking, where = lacking or f"no weights for {purpose}: ", weights_dir or cache
+    raise MetricError(f"{lacking}fetch {file.what} from {file.url} and put it into {where}.")
+
+
+def _read_weights(path: Path) -> tuple[dict, str]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise MetricError(f"{path} cannot be read ({error.strerror}).") from error
+    sha = hashlib.sha256(content).hexdigest()[:8]
+    named = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
+    try:  # weights_only: tensors and plain types, so that a hostile file cannot run code
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception:  # a dozen types, depending on where the file is broken
+        state = None
+    tensors = isinstance(state, dict) and all(isinstance(value, torch.Tensor) for value in state.values())
+    if not tensors or (named and named[1] != sha):
+        raise MetricError(f"{path} is damaged or is no file of PyTorch weights: delete it and fetch it again.")
+    return state, sha
+
+
+def _download(file: WeightsFile, folder: Path, lacking: str) -> Path:
+    part, digest = folder / f".{file.name}.{os.getpid()}", hashlib.sha256()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with urllib.request.urlopen(file.url, timeout=20) as response, open(part, "wb") as out:  # seconds
+            size = int(response.headers.get("Content-Length") or 0) or None
+            with tqdm.wrapattr(response, "read", total=size, desc=file.name) as source:
+                while chunk := source.read(1 << 20):
+                    digest.update(chunk)
+                    out.write(chunk)
+        if f"-{digest.hexdigest()[:8]}.pth" not in file.name:
+            raise OSError("what arrived has another checksum")
+        os.replace(part, folder / file.name)
+        return folder / file.name
+    except (OSError, HTTPException) as error:
+        reason = str(error).strip("<>")
+        raise MetricError(
+            f"{lacking}{file.what} could not be downloaded ({reason}): "
+            f"fetch {file.url} and put it into {folder}, or into a folder given as --weights-dir."
+        ) from error
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+# On CUDA, convolutions are by default rounded to TF32's 10 bits of mantissa, which moves scores. Used as a decorator.
+true_fp32 = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+
+
+# ----- The Inception of 2015-12-05. The same function as the published network, arranged to run twice as fast on a CPU:
+# BatchNorm is folded into the convolutions, 1x1 convolutions that read the same input are one, channels come last.
+
+
+class Conv(nn.Conv2d):
+    """Convolution, BatchNorm (eps 0.001, folded in when the weights are read) and ReLU.
+
+    layers: names in the weights file and output channels; layers that read the same input become one convolution.
+    """
+
+    def __init__(self, c_in: int, layers: dict[str, int], kernel=1, stride=1, padding=0):
+        super().__init__(c_in, sum(layers.values()), kernel, stride, padding)
+        self.layers = layers
+
+    def file_shapes(self) -> dict[str, tuple]:
+        shapes = {}
+        for name, c_out in self.layers.items():
+            shapes[f"{name}.conv.weight"] = (c_out, self.in_channels, *self.kernel_size)
+            shapes |= {f"{name}.bn.{key}": (c_out,) for key in ("weight", "bias", "running_mean", "running_var")}
+        return shapes
+
+    def load(self, state: dict) -> None:
+        weights, biases = [], []
+        for name in self.layers:
+            weight, gamma = state[f"{name}.conv.weight"].double(), state[f"{name}.bn.weight"].double()
+            scale = gamma / (state[f"{name}.bn.running_var"].double() + 1e-3).sqrt()
+            weights.append(weight * scale[:, None, None, None])
+            biases.append(state[f"{name}.bn.bias"] - state[f"{name}.bn.running_mean"] * scale)
+        self.weight = nn.Parameter(torch.cat(weights).float().contiguous(memory_format=torch.channels_last))
+        self.bias = nn.Parameter(torch.cat(biases).float())
+
+    def forward(self, x):
+        return F.relu_(super().forward(x))
+
+
+ROW, COLUMN = (1, 7), (7, 1)
+
+
+def chain(block: str, c_in: int, halve: bool = False, **layers: tuple) -> nn.Sequential:
+    """Layers one after another, name=(output channels, kernel). halve: the last has stride 2 and no padding."""
+    convs = []
+    for name, (c_out, kernel) in layers.items():
+        last = halve and name == list(layers)[-1]
+        convs.append(Conv(c_in, {block + name: c_out}, kernel, 2 if last else 1, 0 if last else "same"))
+        c_in = c_out
+    return nn.Sequential(*convs)
+
+
+class Heads(nn.Module):
+    """The 1x1 convolutions with which the branches of a block begin, as one; the last is the pool branch, complete."""
+
+    def __init__(self, block: str, c_in: int, **layers: int):
+        super().__init__()
+        self.conv = Conv(c_in, {block + name: c_out for name, c_out in layers.items()})
+
+    def forward(self, x):
+        x = F.conv2d(x, self.conv.weight, self.conv.bias)
+        *branches, pool = x.split(list(self.conv.layers.values()), dim=1)
+        # The network pools, then convolves. A 1x1 convolution commutes with an average pool that does not count its
+        # padding, bias included (the average of a constant is that constant); ReLU does not commute and comes last.
+        pool = F.avg_pool2d(pool, 3, stride=1, padding=1, count_include_pad=False)
+        return [F.relu(branch) for branch in (*branches, pool)]
+
+
+class MaxPoolHeads(Heads):
+    """The last block has a max pool in place of the average pool: a slip of 2015 that every FID since includes. It does
+    not commute with a convolution, so here the pool comes first."""
+
+    def forward(self, x):
+        *widths, c_pool = self.conv.layers.values()
+        weight, pool_weight = self.conv.weight.split([sum(widths), c_pool])
+        bias, pool_bias = self.conv.bias.split([sum(widths), c_pool])
+        branches = F.relu_(F.conv2d(x, weight, bias)).split(widths, dim=1)
+        return [*branches, F.relu_(F.conv2d(F.max_pool2d(x, 3, stride=1, padding=1), pool_weight, pool_bias))]
+
+
+class BlockA(nn.Module):  # (B, c_in, 35, 35) -> (B, 224 + c_pool, 35, 35)
+    def __init__(self, name: str, c_in: int, c_pool: int):
+        super().__init__()
+        self.heads = Heads(name, c_in, branch1x1=64, branch5x5_1=48, branch3x3dbl_1=64, branch_pool=c_pool)
+        self.b5 = chain(name, 48, branch5x5_2=(64, 5))
+        self.b3 = chain(name, 64, branch3x3dbl_2=(96, 3), branch3x3dbl_3=(96, 3))
+
+    def forward(self, x):
+        b1, b5, b3, pool = self.heads(x)
+        return torch.cat([b1, self.b5(b5), self.b3(b3), pool], dim=1)
+
+
+class BlockB(nn.Module):  # (B, 288, 35, 35) -> (B, 768, 17, 17)
+    def __init__(self, name: str):
+        super().__init__()
+        self.b3 = chain(name, 288, halve=True, branch3x3=(384, 3))
+        layers = {"branch3x3dbl_1": (64, 1), "branch3x3dbl_2": (96, 3), "branch3x3dbl_3": (96, 3)}
+        self.b3dbl = chain(name, 288, halve=True, **layers)
+
+    def forward(self, x):
+        return torch.cat([self.b3(x), self.b3dbl(x), F.max_pool2d(x, 3, stride=2)], dim=1)
+
+
+class BlockC(nn.Module):  # (B, 768, 17, 17), 7x7 convolutions split into 1x7 and 7x1
+    def __init__(self, name: str, c: int):
+        super().__init__()
+        self.heads = Heads(name, 768, branch1x1=192, branch7x7_1=c, branch7x7dbl_1=c, branch_pool=192)
+        self.b7 = chain(name, c, branch7x7_2=(c, ROW), branch7x7_3=(192, COLUMN))
+        layers = {"branch7x7dbl_2": (c, COLUMN), "branch7x7dbl_3": (c, ROW), "branch7x7dbl_4": (c, COLUMN)}
+        self.b7dbl = chain(name, c, **layers, branch7x7dbl_5=(192, ROW))
+
+    def forward(self, x):
+        b1, b7, b7dbl, pool = self.heads(x)
+        return torch.cat([b1, self.b7(b7), self.b7dbl(b7dbl), pool], dim=1)
+
+
+class BlockD(nn.Module):  # (B, 768, 17, 17) -> (B, 1280, 8, 8)
+    def __init__(self, name: str):
+        super().__init__()
+        self.heads = Conv(768, {f"{name}branch3x3_1": 192, f"{name}branch7x7x3_1": 192})
+        self.b3 = chain(name, 192, halve=True, branch3x3_2=(320, 3))
+        layers = {"branch7x7x3_2": (192, ROW), "branch7x7x3_3": (192, COLUMN), "branch7x7x3_4": (192, 3)}
+        self.b7 = chain(name, 192, halve=True, **layers)
+
+    def forward(self, x):
+        b3, b7 = self.heads(x).chunk(2, dim=1)
+        return torch.cat([self.b3(b3), self.b7(b7), F.max_pool2d(x, 3, stride=2)], dim=1)
+
+
+class BlockE(nn.Module):  # (B, c_in, 8, 8) -> (B, 2048, 8, 8)
+    def __init__(self, name: str, c_in: int, heads: type[Heads] = Heads):
+        super().__init__()
+        self.heads = heads(name, c_in, branch1x1=320, branch3x3_1=384, branch3x3dbl_1=448, branch_pool=192)
+        self.b3_row = chain(name, 384, branch3x3_2a=(384, (1, 3)))
+        self.b3_column = chain(name, 384, branch3x3_2b=(384, (3, 1)))
+        self.b3dbl = chain(name, 448, branch3x3dbl_2=(384, 3))
+        self.b3dbl_row = chain(name, 384, branch3x3dbl_3a=(384, (1, 3)))
+        self.b3dbl_column = chain(name, 384, branch3x3dbl_3b=(384, (3, 1)))
+
+    def forward(self, x):
+        b1, b3, b3dbl, pool = self.heads(x)
+        b3dbl = self.b3dbl(b3dbl)
+        b3dbl = [self.b3dbl_row(b3dbl), self.b3dbl_column(b3dbl)]
+        return torch.cat([b1, self.b3_row(b3), self.b3_column(b3), *b3dbl, pool], dim=1)
+
+
+def _tf1_rows(size: int, device: torch.device) -> torch.Tensor:
+    """-> (299, size): one axis of TensorFlow 1's bilinear resize as a matrix; output pixel i reads at i size / 299."""
+    position = torch.arange(299, dtype=torch.float32) * (size / 299)
+    low = position.long()
+    matrix, pixel = torch.zeros(299, size), torch.arange(299)
+    matrix[pixel, low] = 1 - (position - low)
+    matrix[pixel, (low + 1).clamp(max=size - 1)] += position - low  # past the last pixel: the last pixel again
+    return matrix.to(device)
+
+
+class Inception(nn.Module):
+    """uint8 images (B, 1 or 3, H, W) -> features (B, dims), averaged over space: 64 after the first max pool, 192 after
+    the second, 768 after Mixed_6e, 2048 after Mixed_7c. Blocks behind the asked layer are not built."""
+
+    name = "Inception 2015-12-05"
+
+    def __init__(self, dims: int = 2048, resize: str = "torch bilinear"):
+        super().__init__()
+        self.dims, self.resize, self.weights = dims, resize, ""
+        body = [
+            Conv(3, {"Conv2d_1a_3x3": 32}, 3, stride=2),  # 299 -> 149
+            Conv(32, {"Conv2d_2a_3x3": 32}, 3),  # 147
+            Conv(32, {"Conv2d_2b_3x3": 64}, 3, padding=1),
+            nn.MaxPool2d(3, stride=2),  # 73
+        ]
+        if dims >= 192:
+            body += [Conv(64, {"Conv2d_3b_1x1": 80}), Conv(80, {"Conv2d_4a_3x3": 192}, 3)]  # 71
+            body += [nn.MaxPool2d(3, stride=2)]  # 35
+        if dims >= 768:
+            body += [BlockA("Mixed_5b.", 192, 32), BlockA("Mixed_5c.", 256, 64), BlockA("Mixed_5d.", 288, 64)]
+            body += [BlockB("Mixed_6a."), BlockC("Mixed_6b.", 128), BlockC("Mixed_6c.", 160)]
+            body += [BlockC("Mixed_6d.", 160), BlockC("Mixed_6e.", 192)]
+        if dims >= 2048:
+            body += [BlockD("Mixed_7a."), BlockE("Mixed_7b.", 1280), BlockE("Mixed_7c.", 2048, heads=MaxPoolHeads)]
+            self.fc = nn.Linear(2048, 1008)
+        self.body = nn.Sequential(*body)
+
+    def convs(self) -> list[Conv]:
+        return [module for module in self.modules() if isinstance(module, Conv)]
+
+    def file_shapes(self) -> dict[str, tuple]:
+        """-> the keys that this network reads from a weights file in pytorch-fid's format, with their shapes."""
+        shapes = {key: shape for conv in self.convs() for key, shape in conv.file_shapes().items()}
+        return shapes | ({"fc.weight": (1008, 2048), "fc.bias": (1008,)} if self.dims == 2048 else {})
+
+    def load(self, state: dict) -> "Inception":
+        for conv in self.convs():
+            conv.load(state)
+        if self.dims == 2048:
+            self.fc.weight, self.fc.bias = (nn.Parameter(state[key].float()) for key in ("fc.weight", "fc.bias"))
+        return self.eval().requires_grad_(False)
+
+    @true_fp32
+    def forward(self, images):
+        x = images.to(self.body[0].weight.device).float().expand(-1, 3, -1, -1)  # grey: the channel three times
+        if self.resize == "tf1 bilinear":
+            x = _tf1_rows(x.shape[2], x.device) @ ((x - 128) / 128) @ _tf1_rows(x.shape[3], x.device).T
+        else:  # the range first: the image is still small, and the weights of a bilinear resize sum to one
+            x = (x * (2 / 255) - 1).contiguous(memory_format=torch.channels_last)
+            x = F.interpolate(x, size=(299, 299), mode="bilinear", align_corners=False)
+        return self.body(x.contiguous(memory_format=torch.channels_last)).mean(dim=(2, 3))
+
+
+def load_inception(
+    dims: int = 2048,
+    weights_dir: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    download: bool = True,
+    resize: str = "torch bilinear",
+) -> Inception:
+    """-> the network with its weights; dims 64, 192, 768 or 2048, the last one also for `inception_score`.
+
+    The file is looked for in `weights_dir`, then in torch's hub cache, else downloaded into that cache; one that ends
+    early serves the dims it reaches. MetricError, in one sentence, where none is to be had: call this before training.
+    """
+    if dims not in (64, 192, 768, 2048):
+        raise MetricError(f"Inception has features of 64, 192, 768 or 2048 dims, not {dims}.")
+    if resize not in ("torch bilinear", "tf1 bilinear"):
+        raise MetricError(f'resize is "torch bilinear" or "tf1 bilinear", not "{resize}".')
+    with torch.device("meta"):  # shapes without memory: no time lost on random weights
+        net = Inception(dims, resize)
+    purpose = f"{dims}-d features" + (" and the Inception Score" if dims == 2048 else "")
+    state, net.weights = _find_weights(INCEPTION, net.file_shapes(), purpose, weights_dir, download)
+    return net.load(state).to(device)
+
+
+def inception_features(images, net: Inception, batch_size: int = 16, progress: bool = False) -> np.ndarray:
+    """uint8 images (N, 1 or 3, H, W), tensor or array -> float32 features (N, dims).
+
+    On a CPU a batch of 8 to 16 is fastest. MetricError for other shapes or types, and for no image at all.
+    """
+    shape, dtype = tuple(getattr(images, "shape", ())), str(getattr(images, "dtype", type(images)))
+    if not dtype.endswith("uint8") or len(shape) != 4 or shape[1] not in (1, 3) or 0 in shape:
+        raise MetricError(f"images must be uint8 (N, 1 or 3, H, W), at least one of them, not {dtype} {shape}.")
+    features = []
+    with torch.inference_mode(), tqdm(total=len(images), desc=net.name, unit="image", disable=not progress) as bar:
+        for start in range(0, len(images), batch_size):
+            batch = images[start : start + batch_size]
+            batch = batch if isinstance(batch, torch.Tensor) else torch.from_numpy(np.array(batch))
+            features.append(net(batch).cpu())
+            bar.update(len(batch))
+    return torch.cat(features).numpy()
+
+
+def _features(images, net: Inception) -> np.ndarray:
+    """uint8 images, or their features made before -> features."""
+    if getattr(images, "ndim", 0) != 2:
+        return inception_features(images, net)
+    if images.shape[1] != net.dims:
+        raise MetricError(f"these features have {images.shape[1]} dims, the network {net.dims}: make both with one.")
+    return np.asarray(images)
+
+
+# ----- Scores on features
+
+
+def _check_finite(*arrays: np.ndarray) -> None:
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise MetricError("the features hold NaN or infinite values: check the images and the network's weights.")
+
+
+def _mean_and_factor(x) -> tuple[np.ndarray, np.ndarray]:
+    """Features (n, d) or (mu, sigma) -> mu (d,) and a factor F (r, d) of the covariance Fᵀ F, both float64."""
+    if isinstance(x, tuple):
+        mu, sigma = (np.asarray(part, dtype=np.float64) for part in x)
+        if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
+            raise MetricError(f"(mu, sigma) must have the shapes (d,) and (d, d), not {mu.shape} and {sigma.shape}.")
+        _check_finite(mu, sigma)
+    else:
+        x = np.asarray(x, dtype=np.float64)
+        if x.ndim != 2 or len(x) < 2:
+            raise MetricError(f"a covariance needs two images or more: features (n >= 2, d), not {x.shape}.")
+        _check_finite(x)
+        mu, n = x.mean(axis=0), len(x)
+        x = x - mu
+        if n <= x.shape[1]:
+            # n centred rows have rank n - 1. The Householder reflection that sends (1, ..., 1)/√n to the first axis
+            # makes the first row zero and leaves the other rows as follows: a factor without a null row.
+            return mu, (x[1:] + x[0] / (np.sqrt(n) - 1)) / np.sqrt(n - 1)
+        sigma = x.T @ x / (n - 1)
+    from scipy.linalg.lapack import dpstrf
+
+    # Cholesky with pivoting finds the rank and stops there: a singular covariance needs nothing added to its diagonal.
+    upper, pivots, rank, _ = dpstrf(sigma)
+    factor = np.empty((rank, len(mu)))
+    factor[:, pivots - 1] = np.triu(upper)[:rank]
+    return mu, factor
+
+
+def frechet_distance(a, b) -> float:
+    """Squared Fréchet distance of two Gaussians, |m1 - m2|² + tr S1 + tr S2 - 2 tr (S1 S2)^½ (arXiv 1706.08500, eq. 6).
+
+    a, b: features (n, d), or a tuple of mu (d,) and sigma (d, d). With factors S1 = Fᵀ F and S2 = Gᵀ G the last trace
+    is the sum of the singular values of F Gᵀ: no square root of a matrix, and exact with fewer images than dims too.
+    Never negative; 0 where what is left is below the rounding of the traces, so for identical sets.
+    MetricError for a single image, unequal dims, NaN.
+    """
+    (mu_a, factor_a), (mu_b, factor_b) = _mean_and_factor(a), _mean_and_factor(b)
+    if len(mu_a) != len(mu_b):
+        raise MetricError(f"features of {len(mu_a)} and {len(mu_b)} dims cannot be compared: make both with one net.")
+    product = factor_a @ factor_b.T
+    if len(product) > product.shape[1]:
+        product = product.T
+    if len(product) <= 1024:
+        root = np.linalg.svd(product, compute_uv=False).sum()
+    else:  # several times faster, and as exact here: factors of full rank leave no eigenvalues that ought to be zero
+        root = np.sqrt(np.linalg.eigvalsh(product @ product.T).clip(min=0)).sum()
+    traces = np.square(factor_a).sum() + np.square(factor_b).sum()
+    distance = np.square(mu_a - mu_b).sum() + traces - 2 * root
+    return float(distance) if distance > 1e-12 * traces else 0.0
+
+
+def _stamp(net: Inception, metric: str, value: float, **facts) -> Score:
+    return Score(metric, value, dims=net.dims, net=net.name, weights=net.weights, resize=net.resize, **facts)
+
+
+def fid(real, fake, net: Inception, real2=None) -> Score:
+    """Fréchet Inception Distance between uint8 images (N, C, H, W), or their features (N, dims). 0 is best.
+
+    The floor beside it: FID(real, real2[:n_fake]) with `real2`, a second set of real images disjoint from the first;
+    without it `real` is split at random, always the same way, into n_fake images (at most half) and the others.
+    """
+    features_real, features_fake = _features(real, net), _features(fake, net)
+    n_real, n_fake = len(features_real), len(features_fake)
+    notes, floor, floor_n = [], None, None
+    if real2 is not None:
+        floor_n = min(n_fake, len(real2))
+        floor = frechet_distance(features_real, _features(real2[:floor_n], net))
+    elif n_real >= 4:
+        floor_n = min(n_fake, n_real // 2)
+        order = np.random.default_rng(0).permutation(n_real)
+        floor = frechet_distance(features_real[order[floor_n:]], features_real[order[:floor_n]])
+        notes.append(f"floor: {floor_n} of the real images vs the other {n_real - floor_n}")
+    if min(n_real, n_fake) <= net.dims:
+        notes.append("n <= dims: covariance is rank-deficient, compare only at equal n")
+    if fake.ndim == 4 and min(fake.shape[2:]) < 32:
+        notes.append("images below 32 px: Inception sees little in them")
+    value = frechet_distance(features_real, features_fake)
+    return _stamp(net, "FID", value, n_real=n_real, n_fake=n_fake, floor=floor, floor_n=floor_n, note="; ".join(notes))
+
+
+def kid(real, fake, net: Inception) -> Score:
+    """Kernel Inception Distance (arXiv 1801.01401): squared maximum mean discrepancy for the kernel (x·y/d + 1)³.
+
+    real, fake: as for `fid`. The U-statistic over all images is unbiased at every n: its expectation for two sets of
+    one distribution is 0, so it may be slightly negative. ± is the standard error from ten disjoint blocks.
+    """
+    x, y = (np.asarray(_features(images, net), dtype=np.float64) for images in (real, fake))
+    _check_finite(x, y)
+    if min(len(x), len(y)) < 2:
+        raise MetricError(f"KID needs two images or more on each side, not {len(x)} and {len(y)}.")
+    blocks = [_mmd(x[i::10], y[i::10]) for i in range(10)] if min(len(x), len(y)) >= 100 else []
+    std = float(np.std(blocks, ddof=1) / np.sqrt(10)) if blocks else None
+    note = "± standard error from 10 blocks" if blocks else "no error bar below 100 images"
+    return _stamp(net, "KID", _mmd(x, y), std=std, n_real=len(x), n_fake=len(y), note=note)
+
+
+def _mmd(x: np.ndarray, y: np.ndarray) -> float:
+    def kernel_sum(a, b):  # 1024 rows at a time: memory for n, not for n² values
+        return sum(((a[i : i + 1024] @ b.T / a.shape[1] + 1) ** 3).sum() for i in range(0, len(a), 1024))
+
+    def mean_without_diagonal(a):  # an image with itself does not count: this makes the estimate unbiased
+        diagonal = (np.square(a).sum(axis=1) / a.shape[1] + 1) ** 3
+        return (kernel_sum(a, a) - diagonal.sum()) / (len(a) * (len(a) - 1))
+
+    return float(mean_without_diagonal(x) + mean_without_diagonal(y) - 2 * kernel_sum(x, y) / (len(x) * len(y)))
+
+
+def inception_score(images, net: Inception, splits: int = 10) -> Score:
+    """Inception Score exp E KL(p(y|x) || p(y)) (arXiv 1606.03498, section 4). Higher is better, 1 to 1008.
+
+    images: uint8 (N, C, H, W), or their 2048-d features. As in its first code: softmax of the 1008 logits *without* the
+    bias, `splits` parts in file order, mean and standard deviation (ddof 0) over the parts.
+    """
+    if net.dims != 2048:
+        raise MetricError(f"Inception Score needs the logits behind the 2048-d features; this net ends at {net.dims}.")
+    features = torch.as_tensor(_features(images, net))
+    n = len(features)
+    if not 1 <= splits <= n:
+        raise MetricError(f"Inception Score: {n} images cannot be cut into {splits} parts.")
+    log_p = (features.double() @ net.fc.weight.cpu().double().T).log_softmax(dim=1)  # (N, 1008)
+    scores = [_exp_kl(log_p[i * n // splits : (i + 1) * n // splits]) for i in range(splits)]
+    note = f"± over {splits} parts"
+    if n < 1008 * splits:  # the score of m images is at most m
+        note += f"; {n // splits} images a part are few for 1008 classes, compare only at equal n"
+    return _stamp(net, "IS", float(np.mean(scores)), std=float(np.std(scores)), n_fake=n, note=note)
+
+
+def _exp_kl(log_p: torch.Tensor) -> float:
+    """log p(y|x), (n, classes) -> exp of the mean over x of KL(p(y|x) || p(y)), p(y) being their average."""
+    p = log_p.exp()
+    log_marginal = p.mean(dim=0).clamp(min=1e-300).log()  # a class that is never seen: 0 log 0 = 0
+    return torch.where(p > 0, p * (log_p - log_marginal), 0).sum(dim=1).mean().exp().item()
+
+
+def mse(x, y) -> float:
+    """Mean squared difference of images in [-1, 1] of one shape; uint8 images are brought to that range first."""
+    pair = []
+    for images in (x, y):
+        images = torch.as_tensor(images)
+        pair.append(images.double() / 127.5 - 1 if images.dtype == torch.uint8 else images.double())
+    if pair[0].shape != pair[1].shape or pair[0].numel() == 0:
+        raise MetricError(f"mse needs images of one shape, not {tuple(pair[0].shape)} and {tuple(pair[1].shape)}.")
+    return (pair[0] - pair[1]).square().mean().item()
+
+
+# ----- LPIPS v0.1 with AlexNet: a perceptual distance
+
+# Index in torchvision's `features`, input and output channels, kernel, stride, padding.
+ALEXNET_CONVS = (
+    (0, 3, 64, 11, 4, 2),
+    (3, 64, 192, 5, 1, 2),
+    (6, 192, 384, 3, 1, 1),
+    (8, 384, 256, 3, 1, 1),
+    (10, 256, 256, 3, 1, 1),
+)
+
+
+class LPIPS(nn.Module):
+    """Perceptual distance (arXiv 1801.03924, eq. 1) of images in [-1, 1], (B, 1 or 3, H, W): `net(x, y)` -> (B,).
+
+    The sum over AlexNet's five ReLU layers l of mean_hw sum_c w_lc (x̂_lchw - ŷ_lchw)², where x̂ is the layer's output
+    divided by its norm over the channels and w_lc >= 0 the linear heads. This is a squared Euclidean distance between
+    embeddings e(x) = concat_l sqrt(w_lc / (H_l W_l)) x̂_lchw, which makes averages over many pairs cheap.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.weights = ""
+        self.convs = nn.ModuleList(nn.Conv2d(*sizes) for _, *sizes in ALEXNET_CONVS)
+        self.root_w = nn.ParameterList(torch.zeros(1, c_out, 1, 1) for _, _, c_out, *_ in ALEXNET_CONVS)
+        self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1))
+        self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1))
+
+    def load(self, alexnet: dict, heads: dict) -> "LPIPS":
+        for i, (index, *_) in enumerate(ALEXNET_CONVS):
+            self.convs[i].weight.data = alexnet[f"features.{index}.weight"].float()
+            self.convs[i].bias.data = alexnet[f"features.{index}.bias"].float()
+            self.root_w[i].data = heads[f"lin{i}.model.1.weight"].float().sqrt()
+        return self.eval().requires_grad_(False)
+
+    @true_fp32
+    def embed(self, x: torch.Tensor) -> torch.Tensor:
+        """float images in [-1, 1], (B, 1 or 3, H, W), at least 31 px -> (B, E); E is 31,872 at 64 px. MetricError."""
+        if x.ndim != 4 or x.shape[1] not in (1, 3) or min(x.shape[2:]) < 31 or not x.is_floating_point():
+            what = "float images in [-1, 1] of shape (B, 1 or 3, H, W), H and W at least 31"
+            raise MetricError(f"LPIPS needs {what}, not {x.dtype} {tuple(x.shape)}.")
+        h, parts = (x - self.shift) / self.scale, []
+        for i, conv in enumerate(self.convs):
+            h = F.max_pool2d(h, 3, stride=2) if i in (1, 2) else h
+            h = F.relu(conv(h))
+            unit = h / (torch.linalg.vector_norm(h, dim=1, keepdim=True) + 1e-10)
+            parts.append((unit * self.root_w[i] / (h.shape[2] * h.shape[3]) ** 0.5).flatten(1))
+        return torch.cat(parts, dim=1)
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (self.embed(x) - self.embed(y)).square().sum(dim=1)
+
+
+def load_lpips(weights_dir: str | Path | None = None, device="cpu", download: bool = True) -> LPIPS:
+    """-> LPIPS v0.1 with torchvision's ImageNet AlexNet and the authors' heads; both files as in `load_inception`."""
+    shapes = {f"features.{index}.weight": (c_out, c_in, k, k) for index, c_in, c_out, k, *_ in ALEXNET_CONVS}
+    shapes |= {f"features.{index}.bias": (c_out,) for index, _, c_out, *_ in ALEXNET_CONVS}
+    alexnet, sha_alexnet = _find_weights(ALEXNET, shapes, "LPIPS", weights_dir, download)
+    shapes = {f"lin{i}.model.1.weight": (1, c_out, 1, 1) for i, (_, _, c_out, *_) in enumerate(ALEXNET_CONVS)}
+    heads, sha_heads = _find_weights(LPIPS_HEADS, shapes, "LPIPS", weights_dir, download)
+    if min(heads[key].min() for key in shapes) < 0:
+        raise MetricError(f"the LPIPS heads {sha_heads} have negative weights, so are not those of v0.1: delete them.")
+    net = LPIPS().load(alexnet, heads)
+    net.weights = f"{sha_alexnet}+{sha_heads}"
+    return net.to(device)
+
+
+def lpips_diversity(samples: Iterable[torch.Tensor], net: LPIPS, pairs: str = "all") -> Score:
+    """Mean LPIPS between samples of one input, averaged over the inputs.
+
+    samples: float in [-1, 1], (n_inputs, k, C, H, W), or any iterable of (k, C, H, W); k >= 2. pairs: "all" k(k-1)/2,
+    or the k-1 "consecutive" ones (BicycleGAN's protocol: 100 inputs, k = 20, so 1900 pairs; arXiv 1711.11586). Either
+    way k passes of the network: the mean of |e_i - e_j|² over all pairs is 2/(k-1) sum_i |e_i - mean(e)|².
+    """
+    if pairs not in ("all", "consecutive"):
+        raise MetricError(f'pairs is "all" or "consecutive", not "{pairs}".')
+    values, n = [], 0
+    with torch.inference_mode():
+        for images in samples:
+            if images.ndim != 4 or len(images) < 2:
+                raise MetricError(f"diversity needs samples (k >= 2, C, H, W) of an input, not {tuple(images.shape)}.")
+            e = torch.cat([net.embed(part.to(net.shift.device)) for part in images.split(16)])  # (k, E)
+            difference = 2**0.5 * (e - e.mean(dim=0)) if pairs == "all" else e[1:] - e[:-1]
+            values.append(difference.square().sum().item() / (len(e) - 1))
+            n += len(e)
+    if not values or not np.isfinite(values).all():
+        raise MetricError("diversity needs the samples of at least one input, without NaN.")
+    note = f"{n // len(values)} samples for each of {len(values)} inputs, {pairs} pairs; ± over the inputs"
+    mean, std = float(np.mean(values)), float(np.std(values))
+    return Score("LPIPS diversity", mean, std, n_fake=n, net="LPIPS v0.1 alex", weights=net.weights, note=note)
+
+
+# ----- The log of a run
+
+
+class RunLog:
+    """`log.csv` and `curves.png` in a run folder.
+
+    figures: {title: columns drawn together}. start_step: 0 begins a new log, in place of an old one. A resumed run
+    passes the step of its checkpoint: later rows, and a last line torn by a kill, are dropped, so that the file becomes
+    what it would be without the break. Columns: step, epoch, those in `figures`, then what else the first `write` has.
+    MetricError where the folder cannot be written, or where the log to be continued has other columns.
+    """
+
+    def __init__(self, folder: str | Path, figures: dict[str, list[str]], start_step: int = 0):
+        self.path, self.figures = Path(folder) / "log.csv", figures
+        self.columns: list[str] = []  # known once the header is written
+        try:
+            if start_step == 0:
+                self.path.unlink(missing_ok=True)
+            elif self.path.exists():
+                header, *rows = self.path.read_text().rpartition("\n")[0].split("\n")  # whole lines only
+                rows = [row for row in rows if int(row.split(",")[0]) <= start_step]
+                self.columns = header.split(",") if header else []
+                _replace_file(self.path, "".join(line + "\n" for line in (header, *rows) if line).encode())
+        except (OSError, ValueError) as error:
+            raise MetricError(f"{self.path} cannot be continued ({error}): move it away.") from error
+        if self.columns:
+            self._check_columns(name for names in figures.values() for name in names)
+
+    def _check_columns(self, names: Iterable[str]) -> None:
+        if unknown := [name for name in names if name not in self.columns]:
+            raise MetricError(f"{self.path} has no column {', '.join(unknown)}: its first row fixed the columns.")
+
+    def write(self, step: int, epoch: int, **scalars: float) -> None:
+        """Append a row, which is in the file when this returns. A column that gets no value stays empty."""
+        text = ""
+        if not self.columns:
+            drawn = [name for names in self.figures.values() for name in names]
+            self.columns = list(dict.fromkeys(["step", "epoch", *drawn, *scalars]))
+            text = ",".join(self.columns) + "\n"
+        self._check_columns(scalars)
+        row = {"step": f"{step}", "epoch": f"{epoch}"} | {name: f"{float(x):.6g}" for name, x in scalars.items()}
+        text += ",".join(row.get(name, "") for name in self.columns) + "\n"
+        try:
+            with open(self.path, "a") as file:
+                file.write(text)
+        except OSError as error:
+            raise MetricError(f"{self.path} cannot be written ({error.strerror}).") from error
+
+    def plot(self) -> None:
+        """`curves.png`: every column of `figures` faint, and its exponential average over a twentieth of the rows."""
+        if not self.columns or not self.figures:
+            return
+        from matplotlib.figure import Figure  # the object interface: needs no screen
+
+        try:
+            rows = [line.split(",") for line in self.path.read_text().splitlines()[1:]]
+            table = np.array([[float(cell or "nan") for cell in row] for row in rows]).reshape(-1, len(self.columns))
+            figure = Figure(figsize=(8, 3 * len(self.figures)), layout="constrained")
+            axes = figure.subplots(len(self.figures), squeeze=False)[:, 0]
+            for axis, (title, names) in zip(axes, self.figures.items(), strict=True):
+                for name in names:
+                    points = table[:, [0, self.columns.index(name)]]
+                    step, value = points[np.isfinite(points[:, 1])].T  # without empty cells, NaN and infinities
+                    (faint,) = axis.plot(step, value, marker="." if len(value) < 20 else "", alpha=0.3)
+                    axis.plot(step, _smooth(value), color=faint.get_color(), label=name)
+                axis.set(title=title, xlabel="step")
+                axis.legend()
+            image = io.BytesIO()
+            figure.savefig(image, format="png")
+            _replace_file(self.path.with_name("curves.png"), image.getvalue())
+        except (OSError, ValueError) as error:
+            raise MetricError(f"curves.png cannot be drawn from {self.path} ({error}).") from error
+
+
+def _smooth(values: np.ndarray) -> list[float]:
+    """Exponential average with a memory of a twentieth of the values, unbiased from the first one on."""
+    keep, total, weight, smooth = 1 - 1 / max(1, len(values) / 20), 0.0, 0.0, []
+    for value in values:
+        total, weight = keep * total + value, keep * weight + 1
+        smooth.append(total / weight)
+    return smooth
+
+
+def _replace_file(path: Path, content: bytes) -> None:
+    """Write under a temporary name, then rename: nobody ever sees half a file. OSError where the disk refuses."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    finally:
+        with suppress(OSError):
+            part.unlink()

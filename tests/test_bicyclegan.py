@@ -1,0 +1,490 @@
+"""bicyclegan.py: its mathematics, whose gradient reaches whom, exact resume, its command line and its complaints."""
+
+import csv
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+
+import bicyclegan as B
+
+SMALL = "--image-size 32 --batch-size 4 --ngf 4 --ndf 4 --nef 4 --device cpu --save-every 0 --sample-every 0".split()
+NETS = ("G", "E", "D_VAE", "D_LR")
+
+
+def count(net):
+    return sum(p.numel() for p in net.parameters())
+
+
+def generator(size=32, nz=8, **options):
+    G = B.Generator(3, 3, nz, 4, size, **options)
+    B.init_weights(G)
+    return G
+
+
+# ---------------------------------------------------------------------------------------------------------- networks
+
+
+def test_parameter_counts_are_the_official_ones():
+    official = dict(nz=8, image_size=128)
+    assert count(B.Generator(3, 3, ngf=64, upsample="transposed", **official)) == 42_145_155
+    assert count(B.Encoder(3, nef=64, **official)) == 1_344_080
+    assert count(B.Discriminator(3, 64, 128)) == 830_626
+    assert count(B.Generator(1, 3, ngf=64, nz=8, image_size=256, upsample="transposed")) == 54_792_579
+    assert count(B.Encoder(3, nef=64, nz=8, image_size=256)) == 2_590_032
+    assert count(B.Discriminator(3, 64, 256)) == 3_458_978
+
+
+@pytest.mark.parametrize("size", [32, 64, 128, 256])
+@pytest.mark.parametrize("batch, c_in", [(1, 1), (2, 3)])
+def test_shapes_at_every_size(size, batch, c_in):
+    A, real, z = torch.randn(batch, c_in, size, size), torch.randn(batch, 3, size, size), torch.randn(batch, 8)
+    for options in ({}, {"upsample": "transposed"}, {"skips": False}):
+        fake = B.Generator(c_in, 3, 8, 4, size, **options)(A, z)
+        assert fake.shape == (batch, 3, size, size) and fake.abs().max() <= 1
+    mu, logvar = B.Encoder(3, 8, 4, size)(real)
+    assert mu.shape == logvar.shape == (batch, 8)
+    large, small = B.Discriminator(3, 4, size)(real)
+    assert large.shape[:2] == small.shape[:2] == (batch, 1) and large.shape[2] > small.shape[2]
+    assert [s.shape for s in B.Discriminator(3, 4, size, "vanilla")(real)] == [(batch, 1, 1, 1)]
+
+
+def receptive_field(net, size):
+    """Side in pixels of what one score in the middle of the map depends on."""
+    x = torch.randn(1, 3, size, size, requires_grad=True)
+    convs = torch.nn.Sequential(*(m for m in net if not isinstance(m, torch.nn.InstanceNorm2d)))
+    scores = convs(x)
+    scores[0, 0, scores.shape[2] // 2, scores.shape[3] // 2].backward()
+    return (x.grad.abs().sum((0, 1, 2)) > 0).sum().item()
+
+
+def test_patches_are_34_pixels_wide_below_256_and_70_there():
+    assert receptive_field(B.Discriminator(3, 4, 128).nets[0], 128) == 34
+    assert receptive_field(B.Discriminator(3, 4, 256).nets[0], 256) == 70
+
+
+@pytest.mark.parametrize("upsample", ["bilinear", "transposed"])
+def test_the_code_changes_the_picture_from_the_start(upsample):
+    torch.manual_seed(0)
+    G, A = generator(upsample=upsample), torch.rand(4, 3, 32, 32) * 2 - 1
+    with torch.no_grad():
+        a, b = G(A, torch.randn(4, 8)), G(A, torch.randn(4, 8))
+    assert (a - b).abs().mean() > 0.01  # the official Xavier initialisation starts at 0.004
+
+
+def test_skips_carry_the_drawing():
+    with torch.no_grad():
+        for skips in (True, False):
+            torch.manual_seed(0)
+            G = generator(size=64, skips=skips)
+            A = torch.zeros(1, 3, 64, 64)
+            dot = A.clone()
+            dot[:, :, 40, 40] = 1.0
+            change = (G(A, torch.zeros(1, 8)) - G(dot, torch.zeros(1, 8))).abs().sum(1)[0]
+            if skips:  # the largest change is where the dot is
+                y, x = divmod(change.argmax().item(), 64)
+                assert abs(y - 40) <= 3 and abs(x - 40) <= 3
+
+
+def test_training_and_evaluation_mode_compute_the_same():
+    torch.manual_seed(0)
+    G, E, D = generator(), B.Encoder(3, 8, 4, 32), B.Discriminator(3, 4, 32)
+    A, z = torch.randn(2, 3, 32, 32), torch.randn(2, 8)
+    for net, inputs in ((G, (A, z)), (E, (A,)), (D, (A,))):
+        before, after = net.train()(*inputs), net.eval()(*inputs)
+        for a, b in zip(*((x,) if torch.is_tensor(x) else x for x in (before, after)), strict=True):
+            assert torch.equal(a, b)
+    assert torch.allclose(G(A, z)[:1], G(A[:1], z[:1]), atol=1e-6)  # no picture sees another
+
+
+# ------------------------------------------------------------------------------------------------------------ losses
+
+
+def test_gan_loss_in_closed_form():
+    scores = [torch.full((2, 1, 3, 3), 0.5), torch.full((2, 1, 1, 1), 2.0)]
+    assert B.gan_loss(scores, True, "lsgan").item() == pytest.approx(0.25 + 1.0)
+    assert B.gan_loss(scores, False, "lsgan").item() == pytest.approx(0.25 + 4.0)
+    assert B.gan_loss(scores, True, "bce").item() == pytest.approx(math.log1p(math.exp(-0.5)) + math.log1p(math.exp(-2)))
+    assert B.gan_loss(scores, False, "bce").item() == pytest.approx(math.log1p(math.exp(0.5)) + math.log1p(math.exp(2)))
+
+
+def test_bce_still_learns_from_a_confident_discriminator():
+    score = torch.tensor([[[[-100.0]]]], requires_grad=True)
+    B.gan_loss([score], True, "bce").backward()
+    assert score.grad.item() < -0.9  # a sigmoid in D and BCELoss would give 0
+
+
+def test_d_loss_equals_two_separate_passes():
+    torch.manual_seed(0)
+    D, real, fake = B.Discriminator(3, 4, 32), torch.randn(3, 3, 32, 32), torch.randn(2, 3, 32, 32)
+    expected = B.gan_loss(D(real), True, "lsgan") + B.gan_loss(D(fake), False, "lsgan")
+    assert B.d_loss(D, real, fake, "lsgan").item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_kl_is_that_of_torch_and_does_not_grow_with_the_batch():
+    torch.manual_seed(0)
+    mu, logvar = torch.randn(5, 8), torch.randn(5, 8)
+    q = torch.distributions.Normal(mu, torch.exp(logvar / 2))
+    expected = torch.distributions.kl_divergence(q, torch.distributions.Normal(0.0, 1.0)).sum(1).mean()
+    assert B.kl_per_dim(mu, logvar).sum().item() == pytest.approx(expected.item(), rel=1e-5)
+    assert torch.allclose(B.kl_per_dim(mu.repeat(4, 1), logvar.repeat(4, 1)), B.kl_per_dim(mu, logvar))
+    assert B.kl_per_dim(torch.zeros(2, 8), torch.zeros(2, 8)).abs().max() == 0
+
+
+# ------------------------------------------------------------------------------------------------ one step of training
+
+
+def train_here(data_dir, out, *flags):
+    B.main([*SMALL, "--data-dir", str(data_dir), "--out", str(out), *map(str, flags)])
+    return torch.load(out / "last.pt", weights_only=True)
+
+
+@pytest.fixture
+def gradients(monkeypatch, data_dir, tmp_path):
+    """gradients(*flags) -> every network's gradient (a list a network, None where there is none) after each backward."""
+
+    def gradients(*flags):
+        seen, alive = [], {}
+
+        def spy(*nets):
+            alive.update(zip(("G", "E") if len(seen) == 0 else ("D_VAE", "D_LR"), nets, strict=True))
+            grads = {n: [None if p.grad is None else p.grad.clone() for p in net.parameters()] for n, net in alive.items()}
+            seen.append(grads)
+
+        monkeypatch.setattr(B, "average_gradients", spy)
+        train_here(data_dir, tmp_path / f"run{len(list(tmp_path.iterdir()))}", "--max-steps", 1, *flags)
+        return seen
+
+    return gradients
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_the_latent_loss_reaches_g_and_not_e(gradients):
+    (without, _), (with_it, _) = gradients("--lambda-latent", 0), gradients("--lambda-latent", 0.5)
+    assert same(without["E"], with_it["E"])
+    assert not same(without["G"], with_it["G"])
+
+
+def test_the_kl_reaches_e_and_not_g(gradients):
+    (without, _), (with_it, _) = gradients("--lambda-kl", 0), gradients("--lambda-kl", 1)
+    assert not same(without["E"], with_it["E"])
+    assert same(without["G"], with_it["G"])
+
+
+def test_each_step_leaves_the_other_players_alone(gradients, monkeypatch):
+    made = {}
+    build = B.build
+    monkeypatch.setattr(B, "build", lambda *a: made.setdefault("nets", build(*a)))
+    after_g, after_d = gradients()
+    assert same(after_g["G"], after_d["G"]) and same(after_g["E"], after_d["E"])  # no D loss in G's or E's gradient
+    assert all(g is not None and g.abs().sum() > 0 for g in after_d["D_VAE"][-2:] + after_d["D_LR"][-2:])
+    # D's gradient is that of its own loss: the G step, done before with D frozen, has left nothing there.
+    assert all(p.requires_grad for net in made["nets"].values() for p in net.parameters())
+
+
+def test_the_generator_step_leaves_no_gradient_in_d(monkeypatch, data_dir, tmp_path):
+    made, build = {}, B.build
+    monkeypatch.setattr(B, "build", lambda *a: made.setdefault("nets", build(*a)))
+
+    def spy(*nets):
+        if len(nets) == 2 and nets[0] is made["nets"]["G"]:
+            assert all(p.grad is None for name in ("D_VAE", "D_LR") for p in made["nets"][name].parameters())
+            made["asked"] = True
+
+    monkeypatch.setattr(B, "average_gradients", spy)
+    train_here(data_dir, tmp_path / "run", "--max-steps", 1)
+    assert made["asked"]
+
+
+def test_it_learns(data_dir, tmp_path):
+    flags = "--batch-size 8 --ngf 16 --nef 16 --ndf 8 --lr 1e-3 --log-every 10 --max-steps 80".split()
+    train_here(data_dir, tmp_path / "run", *flags)
+    rows = list(csv.DictReader(open(tmp_path / "run" / "log.csv")))
+    l1 = [float(row["loss_l1"]) for row in rows]
+    assert sum(l1[-2:]) < 0.75 * l1[0] * 2
+    assert float(rows[-1]["diversity"]) > 0.02
+    assert all(math.isfinite(float(value)) for row in rows for value in row.values())
+
+
+# -------------------------------------------------------------------------------------- resume, kill, several processes
+
+
+def differences(a, b, path=""):
+    """Where two checkpoints differ, ignoring flags and clocks."""
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        return [d for k in a if k not in ("args", "seconds") for d in differences(a[k], b[k], f"{path}/{k}")]
+    if isinstance(a, (list, tuple)):
+        return [d for i, (x, y) in enumerate(zip(a, b, strict=True)) for d in differences(x, y, f"{path}/{i}")]
+    return [] if (torch.equal(a, b) if torch.is_tensor(a) else a == b) else [path]
+
+
+def log_of(folder):
+    rows = list(csv.DictReader(open(folder / "log.csv")))
+    return [{k: v for k, v in row.items() if k != "images_per_s"} for row in rows]
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory):
+    """A folder of 12 pairs, 64 x 32, in the layout of pix2pix; A red on the left, B of any colour."""
+    folder = tmp_path_factory.mktemp("pairs")
+    rng = np.random.default_rng(0)
+    for split, n in (("train", 12), ("val", 4)):
+        (folder / split).mkdir()
+        for i in range(n):
+            pair = np.zeros((32, 64, 3), np.uint8)
+            pair[:, :32, 0] = 255
+            pair[:, 32:] = rng.integers(0, 256, 3)
+            Image.fromarray(pair).save(folder / split / f"{i}_AB.jpg")
+    return folder
+
+
+def test_2n_epochs_equal_n_and_n_resumed_to_the_bit(data_dir, pairs, tmp_path):
+    flags = ["--dataset", pairs, "--flip", "--log-every", 2]
+    whole = train_here(data_dir, tmp_path / "whole", *flags, "--epochs", 2)
+    train_here(data_dir, tmp_path / "half", *flags, "--epochs", 1)
+    half = tmp_path / "half" / "last.pt"
+    resumed = train_here(data_dir, tmp_path / "half", "--resume", half, "--epochs", 2)
+    assert whole["step"] == resumed["step"] == 6
+    assert differences(whole, resumed) == []
+    rows = [row for row in log_of(tmp_path / "half") if row["step"] != "3"]  # the shorter run logged its last step too
+    assert rows == log_of(tmp_path / "whole")
+
+
+def test_a_run_continues_in_the_middle_of_an_epoch_and_of_a_decay(data_dir, pairs, tmp_path):
+    flags = ["--dataset", pairs, "--epochs", 3, "--decay-epochs", 2]
+    whole = train_here(data_dir, tmp_path / "whole", *flags)
+    train_here(data_dir, tmp_path / "cut", *flags, "--max-steps", 4)
+    resumed = train_here(data_dir, tmp_path / "cut", *flags, "--resume", "auto", "--max-steps", 0)
+    assert differences(whole, resumed) == []
+
+
+def test_kill_9_at_any_moment_loses_nothing_but_time(data_dir, pairs, tmp_path):
+    flags = [*SMALL, "--dataset", pairs, "--data-dir", data_dir, "--epochs", 12, "--log-every", 3]
+    whole = train_here(data_dir, tmp_path / "whole", *flags)
+    out = tmp_path / "killed"
+    command = [sys.executable, str(ROOT / "bicyclegan.py"), *map(str, flags), "--out", str(out), "--save-every", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
+    deadline = time.time() + 60
+    while not (out / "last.pt").exists() and time.time() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.15)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    cut = torch.load(out / "last.pt", weights_only=True)["step"]
+    assert 0 < cut < whole["step"], "killed too late to show anything"
+    resumed = train_here(data_dir, out, *flags, "--resume", "auto")
+    assert differences(whole, resumed) == []
+    assert log_of(out) == log_of(tmp_path / "whole")
+
+
+def test_the_same_command_gives_the_same_bits_and_another_seed_does_not(data_dir, pairs, tmp_path):
+    a, b = (train_here(data_dir, tmp_path / n, "--dataset", pairs, "--max-steps", 2) for n in "ab")
+    c = train_here(data_dir, tmp_path / "c", "--dataset", pairs, "--max-steps", 2, "--seed", 1)
+    d = train_here(data_dir, tmp_path / "d", "--dataset", pairs, "--max-steps", 2, "--workers", 1)
+    assert differences(a, b) == [] and differences(a, d) == []
+    assert differences(a, c) != []
+
+
+def test_two_processes_equal_one_with_twice_the_batch(run, data_dir, pairs, tmp_path):
+    flags = [*SMALL, "--dataset", pairs, "--data-dir", data_dir, "--flip", "--max-steps", 3, "--log-every", 1]
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    run("bicyclegan.py", *flags, "--batch-size", 2, "--out", tmp_path / "two", launcher=torchrun)
+    run("bicyclegan.py", *flags, "--batch-size", 4, "--out", tmp_path / "one")
+    one, two = (torch.load(tmp_path / n / "last.pt", weights_only=True) for n in ("one", "two"))
+    images, z = torch.rand(4, 3, 32, 32) * 2 - 1, torch.randn(4, 8)
+    results = []
+    for state in (one, two):
+        args = B.build_parser().parse_args([*SMALL])
+        nets = B.build(args, state["channels"], "cpu", state)
+        with torch.no_grad():
+            results.append([nets["G"](images, z), *nets["E"](images), *nets["D_VAE"](images), *nets["D_LR"](images)])
+    for a, b in zip(*results, strict=True):  # not the weights: those before a normalisation are free to differ
+        assert torch.allclose(a, b, atol=2e-3), (a - b).abs().max()
+    start = B.build(B.build_parser().parse_args([*SMALL]), one["channels"], "cpu")
+    assert (start["G"](images, z) - results[0][0]).abs().mean() > 0.01  # and they did move
+
+
+# ------------------------------------------------------------------------------------------------------- command line
+
+
+@pytest.fixture(scope="session")
+def trained(data_dir, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "run"
+    train_here(data_dir, out, "--max-steps", 2)
+    return out / "last.pt"
+
+
+def test_smoke_train_sample_resume(run, data_dir, tmp_path):
+    flags = [*SMALL, "--data-dir", data_dir]
+    run("bicyclegan.py", *flags, "--max-steps", 1, "--out", tmp_path / "run")
+    made = {p.relative_to(tmp_path / "run").as_posix() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    assert made == {"args.json", "log.csv", "curves.png", "last.pt", "samples/0000001.png"}
+    run("bicyclegan.py", "--sample", tmp_path / "run" / "last.pt")
+    picture = Image.open(tmp_path / "run" / "samples" / "samples.png")
+    assert picture.width > 12 * 32 and np.asarray(picture).std() > 10
+    run("bicyclegan.py", "--resume", tmp_path / "run" / "last.pt", "--max-steps", 2)
+    assert [row["step"] for row in log_of(tmp_path / "run")] == ["1", "2"]
+
+
+def test_one_pair_a_step_and_every_option(data_dir, pairs, tmp_path):
+    train_here(data_dir, tmp_path / "a", "--batch-size", 1, "--max-steps", 1)
+    options = "--net-g vanilla --net-d vanilla --conditional-d --gan-loss bce --upsample transposed --flip --amp".split()
+    rates = "--lr-e 5e-6 --lr-g 8e-4 --lr-d-vae 4e-7 --lr-d-lr 3e-7 --direction BtoA --input-channels 1".split()
+    state = train_here(data_dir, tmp_path / "b", "--dataset", pairs, "--max-steps", 1, *options, *rates)
+    assert state["channels"] == (1, 3)
+    assert [state[f"opt_{n}"]["param_groups"][0]["lr"] for n in NETS] == [8e-4, 5e-6, 4e-7, 3e-7]
+
+
+def test_direction_decides_what_is_painted(data_dir, pairs):
+    args = B.build_parser().parse_args([*SMALL, "--dataset", str(pairs), "--data-dir", str(data_dir)])
+    forward = B.load_pairs(args, "train", (0, 0))
+    args.direction = "BtoA"
+    backward = B.load_pairs(args, "train", (0, 0))
+    assert forward.images[:, 0].mean() > 240 and forward.images[:, 1:].mean() < 15  # A is red
+    assert np.array_equal(forward.images, backward.targets) and np.array_equal(forward.targets, backward.images)
+
+
+def test_translating_own_drawings_in_a_given_style(trained, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    Image.new("L", (50, 40), 255).save(tmp_path / "in" / "grey.png")
+    Image.new("RGBA", (33, 70), (0, 0, 0, 0)).save(tmp_path / "in" / "clear.png")
+    Image.new("CMYK", (64, 64)).save(tmp_path / "in" / "print.jpg")
+    Image.new("RGB", (80, 80), "teal").save(tmp_path / "style.jpg")
+    flags = ["--input", str(tmp_path / "in"), "--style-from", str(tmp_path / "style.jpg"), "--num-samples", "3"]
+    B.main(["--sample", str(trained), "--out", str(tmp_path / "out"), *flags])
+    made = sorted(p.name for p in (tmp_path / "out" / "samples").iterdir())
+    each = ["style", "z1", "z2", "z3"]
+    assert made == sorted([f"{n}_{s}.png" for n in ("grey", "clear", "print") for s in each] + ["samples.png", "interpolation.png"])
+    assert Image.open(tmp_path / "out" / "samples" / "grey_z1.png").size == (32, 32)
+
+
+def test_the_same_code_paints_the_same_picture(trained, tmp_path):
+    for name in "ab":
+        B.main(["--sample", str(trained), "--out", str(tmp_path / name)])
+    assert (tmp_path / "a/samples/samples.png").read_bytes() == (tmp_path / "b/samples/samples.png").read_bytes()
+
+
+def test_evaluate_writes_every_score(trained, tmp_path):
+    weights = ROOT.parent / "shared" / "weights"
+    if not weights.exists():
+        pytest.skip("no Inception and LPIPS weights on this machine")
+    flags = ["--weights-dir", str(weights), "--fid-dims", "64", "--out", str(tmp_path)]
+    B.main(["--evaluate", str(trained), *flags])
+    facts = json.loads((tmp_path / "metrics.json").read_text())
+    scores = {score["metric"]: score for score in facts["scores"]}
+    assert facts["step"] == 2 and len(scores) == 4
+    fid = scores["FID"]
+    assert fid["dims"] == 64 and fid["n_fake"] == fid["n_real"] == 500 and fid["weights"] and fid["resize"]
+    assert fid["value"] > 10 * fid["floor"] > 0  # two steps: nothing like a face yet
+    assert 0 < scores["LPIPS diversity"]["value"] < scores["LPIPS of true pictures (ceiling)"]["value"]
+
+
+def test_lr_factor_is_constant_then_linear():
+    table = [B.lr_factor(epoch * 10, 10, epochs=200, decay_epochs=100) for epoch in (0, 99, 100, 150, 199, 200)]
+    assert table == pytest.approx([1, 1, 1, 0.5, 0.01, 0])
+    assert B.lr_factor(123, 10, epochs=20, decay_epochs=0) == 1
+
+
+# --------------------------------------------------------------------------------------------------------- bad input
+
+
+def complaint(capsys, *flags):
+    """The one sentence on stderr of a command that must fail without a traceback."""
+    with pytest.raises(SystemExit) as stop:
+        B.main([str(flag) for flag in flags])
+    text = capsys.readouterr().err
+    assert stop.value.code not in (0, None) and "Traceback" not in text
+    return " ".join(line for line in text.splitlines() if line.startswith("bicyclegan.py:"))
+
+
+def test_complaints_name_the_thing_and_the_remedy(capsys, trained, data_dir, pairs, tmp_path, monkeypatch):
+    flags = [*SMALL, "--data-dir", data_dir, "--max-steps", 1, "--out", tmp_path / "run"]
+    assert "unknown data set 'edges2cats'" in complaint(capsys, *flags, "--dataset", "edges2cats")
+    assert "48" in complaint(capsys, *flags, "--image-size", 48)
+    assert "not a set of pairs" in complaint(capsys, *flags, "--dataset", "digits")
+    assert "no checkpoint" in complaint(capsys, "--sample", tmp_path / "none.pt")
+    assert "ngf 4" in complaint(capsys, "--resume", trained, "--ngf", 8, "--epochs", 2)
+    assert "holds a run" in complaint(capsys, *flags, "--out", trained.parent)
+    assert "12 images" in complaint(capsys, *flags, "--dataset", pairs, "--batch-size", 64)
+    assert "at its end" in complaint(capsys, "--resume", trained, "--max-steps", 2)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "no-cache"))
+    (tmp_path / "weights").mkdir()
+    if not torch.cuda.is_available():
+        assert "cuda" in complaint(capsys, *flags, "--device", "cuda")
+    assert not (tmp_path / "run").exists()  # nothing was begun
+
+
+def test_broken_and_foreign_checkpoints(capsys, trained, tmp_path):
+    whole = trained.read_bytes()
+    (tmp_path / "short.pt").write_bytes(whole[: len(whole) // 2])
+    assert "short.pt" in complaint(capsys, "--sample", tmp_path / "short.pt")
+    (tmp_path / "text.pt").write_text("not a checkpoint")
+    assert "text.pt" in complaint(capsys, "--resume", tmp_path / "text.pt")
+    torch.save({**torch.load(trained, weights_only=True), "script": "vae"}, tmp_path / "vae.pt")
+    assert "vae.py" in complaint(capsys, "--evaluate", tmp_path / "vae.pt")
+
+    class Hostile:
+        def __reduce__(self):
+            return (print, ("this must not run",))
+
+    torch.save({"script": Hostile()}, tmp_path / "hostile.pt")
+    assert "hostile.pt" in complaint(capsys, "--sample", tmp_path / "hostile.pt")
+    assert "must not run" not in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_written_is_noticed_before_training(capsys, data_dir, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    text = complaint(capsys, *SMALL, "--data-dir", data_dir, "--max-steps", 1, "--out", tmp_path / "file" / "run")
+    assert str(tmp_path / "file") in text
+
+
+def test_bad_files_are_named_and_left_out(capsys, data_dir, pairs, tmp_path):
+    folder = tmp_path / "mixed"
+    (folder / "train").mkdir(parents=True)
+    (folder / "val").mkdir()
+    good = sorted((pairs / "train").iterdir())
+    for split in ("train", "val"):
+        for file in good[:5]:
+            (folder / split / file.name).write_bytes(file.read_bytes())
+    (folder / "train" / "words.jpg").write_text("I am not a picture")
+    (folder / "train" / "torn.jpg").write_bytes(good[0].read_bytes()[:300])
+    Image.new("RGB", (32, 32)).save(folder / "train" / "only_A.png")
+    Image.new("L", (65, 33), 200).save(folder / "train" / "grey_odd.png")
+    train_here(data_dir, tmp_path / "run", "--dataset", folder, "--max-steps", 1)
+    text = capsys.readouterr().err
+    assert "words.jpg" in text and "torn.jpg" in text and "only_A.png" in text
+    (tmp_path / "empty" / "train").mkdir(parents=True)
+    flags = [*SMALL, "--data-dir", data_dir, "--max-steps", 1, "--out", tmp_path / "none"]
+    assert str(tmp_path / "empty") in complaint(capsys, *flags, "--dataset", tmp_path / "empty")
+    for file in (folder / "train").iterdir():
+        Image.new("RGB", (32, 32)).save(file.with_suffix(".png"))
+        if file.suffix != ".png":
+            file.unlink()
+    assert "side by side" in complaint(capsys, *flags, "--dataset", folder)
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(capsys, data_dir, pairs, tmp_path):
+    flags = [*SMALL, "--data-dir", data_dir, "--dataset", pairs, "--out", tmp_path / "run", "--log-every", 1]
+    B.main([str(flag) for flag in (*flags, "--max-steps", 1)])
+    before = (tmp_path / "run" / "last.pt").read_bytes()
+    text = complaint(capsys, "--resume", tmp_path / "run" / "last.pt", "--max-steps", 9, "--lambda-l1", "10")
+    assert text == "" or "finite" not in text  # resuming soundly is fine ...
+    (tmp_path / "run" / "last.pt").write_bytes(before)
+    state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    state["G"]["downs.0.weight"].fill_(float("nan"))
+    torch.save(state, tmp_path / "run" / "last.pt")
+    before = (tmp_path / "run" / "last.pt").read_bytes()
+    text = complaint(capsys, "--resume", tmp_path / "run" / "last.pt", "--max-steps", 9)
+    assert "loss_" in text and (tmp_path / "run" / "last.pt").read_bytes() == before
