@@ -15,11 +15,11 @@ A conditional GAN soon ignores such a code. Two cycles, B -> z -> B and z -> B -
                               + GAN(D_LR) + 0.5 |z - mu_rand|_1
 
 Differences from the paper and its official code:
-  1. The KL is averaged over the batch. The official code sums it, so its weight grows with the batch size, and every z
-     gives one picture where a batch is large.
-  2. Weights start from N(0, 0.02), as in pix2pix. The official Xavier with gain 0.02 starts from a G that hardly sees z.
-  3. The default sizes fit a CPU. G halves the picture down to 1 x 1 and E down to 8 x 8 at any size; --image-size 128
-     --ngf 64 --ndf 64 --nef 64 --upsample transposed are the official networks, to the last parameter.
+  1. The KL is averaged over the batch. The official code sums it: its weight grows with the batch, until every z gives
+     one picture.
+  2. Weights start from N(0, 0.02), as in pix2pix. The official Xavier with gain 0.02 starts from a G almost blind to z.
+  3. G ends in one more convolution, which sees A at full size: at 64 px the lines would blur else. The sizes, the rate
+     and the batch fit a CPU. --image-size 128 --ngf 64 --ndf 64 --nef 64 --no-head are the official networks.
   4. One backward pass where the official code has two: E is frozen while it reads fake_rand.
 
 Measured (README has the pictures): ...
@@ -29,19 +29,16 @@ Measured (README has the pictures): ...
   python bicyclegan.py --sample runs/bicyclegan-edges2faces-s0/last.pt   rows of samples, a walk between two codes
   python bicyclegan.py --sample CKPT --input DRAWINGS --style-from PHOTO
   python bicyclegan.py --evaluate CKPT --weights-dir weights             FID, LPIPS diversity, KL of each dimension
-  paper:  python bicyclegan.py --dataset edges2shoes --image-size 256 --batch-size 2 --epochs 60 --decay-epochs 30
-            --ngf 64 --ndf 64 --nef 64 --upsample transposed
+  paper:  python bicyclegan.py --dataset edges2shoes --image-size 256 --batch-size 2 --epochs 60 --decay-from 30
+            --lr 2e-4 --ngf 64 --ndf 64 --nef 64 --no-head
   course: python bicyclegan.py --dataset edges2shoes --image-size 128 --batch-size 2 --epochs 20 --input-channels 3
             --ngf 64 --ndf 64 --nef 64 --net-d vanilla --conditional-d --gan-loss bce --lr-e 5e-6 --lr-g 8e-4
-            --lr-d-vae 4e-7 --lr-d-lr 4e-7       (its baseline: also --net-g vanilla)
+            --lr-d-vae 4e-7 --lr-d-lr 4e-7 --no-head --decay-from 0     (its baseline: also --net-g vanilla)
 """
 
 import argparse
-import json
 import math
 import os
-import sys
-import time
 from pathlib import Path
 
 import torch
@@ -74,7 +71,7 @@ def build_parser():
     p.add_argument("--epochs", type=int, default=20, help="passes over the training set (paper: 60 on edges2shoes)")
     p.add_argument("--max-steps", type=int, default=0, help="stop at this step; 0 = no limit")
     p.add_argument("--batch-size", type=int, default=16, help="pairs in a step of one process (paper: 2)")
-    p.add_argument("--lr", type=float, default=2e-4, help="learning rate of Adam (paper: 2e-4)")
+    p.add_argument("--lr", type=float, default=4e-4, help="learning rate of Adam (paper: 2e-4)")
     p.add_argument("--beta1", type=float, default=0.5, help="Adam's decay of the mean (paper: 0.5)")
     p.add_argument("--beta2", type=float, default=0.999, help="Adam's decay of the square (paper: 0.999)")
     p.add_argument("--seed", type=int, default=0, help="seed of the weights, the order of the data and the noise")
@@ -100,17 +97,17 @@ def build_parser():
     p.add_argument("--direction", default="AtoB", choices=("AtoB", "BtoA"), help="A = left half of a file, B = right")
     p.add_argument("--input-channels", type=int, default=0, choices=(0, 1, 3), help="of A; 0 = as the data set has it")
     p.add_argument("--flip", action=yes_no, default=False, help="mirror half of the training pairs")
-    p.add_argument("--decay-epochs", type=int, default=0, help="last epochs, in which lr falls linearly (paper: half)")
+    p.add_argument(
+        "--decay-from", type=int, default=10, help="epoch from which lr falls linearly to 0; 0 = never (paper: half)"
+    )
     p.add_argument("--nz", type=int, default=8, help="length of the code z (paper: 8)")
-    p.add_argument("--ngf", type=int, default=32, help="channels of G's first layer (paper: 64)")
-    p.add_argument("--ndf", type=int, default=32, help="channels of each D's first layer (paper: 64)")
-    p.add_argument("--nef", type=int, default=32, help="channels of E's first layer (paper: 64)")
+    p.add_argument("--ngf", type=int, default=24, help="channels of G's first layer (paper: 64)")
+    p.add_argument("--ndf", type=int, default=24, help="channels of each D's first layer (paper: 64)")
+    p.add_argument("--nef", type=int, default=24, help="channels of E's first layer (paper: 64)")
     p.add_argument("--net-g", default="unet", choices=("unet", "vanilla"), help="vanilla = without the skips")
     p.add_argument("--net-d", default="patch", choices=("patch", "vanilla"), help="vanilla = one score per image")
     p.add_argument("--conditional-d", action=yes_no, default=False, help="D sees (A, B), not only B (official: no)")
-    p.add_argument(
-        "--upsample", default="bilinear", choices=("bilinear", "transposed"), help="G's way up (paper: transposed)"
-    )
+    p.add_argument("--head", action=yes_no, default=True, help="G ends in a convolution that sees A again (paper: no)")
     p.add_argument("--gan-loss", default="lsgan", choices=("lsgan", "bce"), help="adversarial loss (paper: lsgan)")
     p.add_argument("--lambda-l1", type=float, default=10.0, help="weight of |B - fake_enc| (paper: 10)")
     p.add_argument("--lambda-latent", type=float, default=0.5, help="weight of |z - mu(fake_rand)| (paper: 0.5)")
@@ -123,59 +120,51 @@ def build_parser():
     return p
 
 
-# What may differ between a checkpoint's flags and those it is continued, sampled or measured with.
-FREE_FLAGS = (
-    "data_dir epochs max_steps device amp compile workers out log_every sample_every save_every eval_every resume sample "
-    "evaluate num_samples weights_dir input style_from fid_dims decay_epochs"
-).split()
-
-
 # ----------------------------------------------------------------------------------------------------- networks
 
 
 def norm(x):
-    """Instance normalisation, without weights and without running statistics: training and sampling compute the same."""
+    """Instance normalisation without weights or running statistics: training and sampling compute the same."""
     return F.instance_norm(x, eps=1e-5)
 
 
 class Generator(nn.Module):
-    """G(A, z): a U-Net that halves the picture down to 1 x 1 and back, with z as constant maps before every halving.
+    """G(A, z): a U-Net that halves the picture down to 1 x 1 and back; z, as constant maps, enters at every halving.
 
     A (B, in_channels, S, S), z (B, nz) -> (B, out_channels, S, S) in [-1, 1]; S a power of two, 32 or more.
     """
 
-    def __init__(self, in_channels, out_channels, nz, ngf, image_size, skips=True, upsample="bilinear"):
+    def __init__(self, in_channels, out_channels, nz, ngf, image_size, skips=True, head=True):
         super().__init__()
         depth = int(math.log2(image_size))  # 7 halvings take 128 px to 1 x 1
-        width = [ngf * min(2**i, 8) for i in range(depth)]  # 64 128 256 512 512 512 512 for ngf 64 at 128 px
-        self.skips = skips
-        self.downs, self.ups = nn.ModuleList(), nn.ModuleList()
+        width = [ngf * min(2**i, 8) for i in range(depth)]  # ngf 64: 64 128 256 512 512 512 512
+        self.skips, self.downs, self.ups = skips, nn.ModuleList(), nn.ModuleList()
         for c_in, c_out in zip([in_channels, *width], width, strict=False):
             self.downs.append(nn.Conv2d(c_in + nz, c_out, kernel_size=4, stride=2, padding=1))
         for i in reversed(range(depth)):
             c_in = width[i] * 2 if skips and i < depth - 1 else width[i]  # the skip doubles the channels
-            c_out = width[i - 1] if i > 0 else out_channels
-            if upsample == "transposed":
-                self.ups.append(nn.ConvTranspose2d(c_in, c_out, kernel_size=4, stride=2, padding=1))
-            else:  # no checkerboard: kernel 4, stride 2 is even already, but enlarging first is smoother still
-                up = nn.Upsample(scale_factor=2, mode="bilinear")
-                self.ups.append(nn.Sequential(up, nn.Conv2d(c_in, c_out, kernel_size=3, padding=1)))
+            c_out = width[i - 1] if i > 0 else ngf if head else out_channels
+            self.ups.append(nn.ConvTranspose2d(c_in, c_out, kernel_size=4, stride=2, padding=1))
+        self.head = nn.Conv2d(ngf + in_channels + nz, out_channels, kernel_size=3, padding=1) if head else None
 
     def forward(self, A, z):
-        h, skips, last = A, [], len(self.downs) - 1
+        def with_z(h):  # (B, C, h, w) -> (B, C + nz, h, w)
+            return torch.cat([h, z[:, :, None, None].expand(-1, -1, *h.shape[2:])], dim=1)
+
+        h, halved, last = A, [], len(self.downs) - 1
         for i, down in enumerate(self.downs):
-            z_map = z[:, :, None, None].expand(-1, -1, *h.shape[2:])  # (B, nz, h, w)
-            h = torch.cat([h, z_map], dim=1)
-            h = down(F.leaky_relu(h, 0.2) if i > 0 else h)
-            if 0 < i < last:  # not at the picture; and at 1 x 1 there is nothing to normalise over
+            h = down(F.leaky_relu(with_z(h), 0.2) if i > 0 else with_z(h))
+            if 0 < i < last:  # not on the picture itself; and on 1 x 1 there is nothing to normalise over
                 h = norm(h)
-            skips.append(h)
+            halved.append(h)
         for i, up in enumerate(self.ups):
             if i > 0 and self.skips:
-                h = torch.cat([h, skips[last - i]], dim=1)
+                h = torch.cat([h, halved[last - i]], dim=1)
             h = up(F.relu(h))
-            if i < last:
+            if i < last or self.head:
                 h = norm(h)
+        if self.head:  # the finest skip is at half size; here the lines of A arrive sharp
+            h = self.head(torch.cat([F.relu(h), with_z(A)], dim=1))
         return torch.tanh(h.float())
 
 
@@ -210,9 +199,9 @@ class Encoder(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Two PatchGANs: one looks at the picture, a half as wide one at the picture at half size.
+    """Two PatchGANs: one looks at the picture, one of half the width at the picture at half size.
 
-    (B, C, S, S) -> list of score maps, (B, 1, h, w) each; logits under --gan-loss bce. vanilla: one net, [(B, 1, 1, 1)].
+    (B, C, S, S) -> list of score maps (B, 1, h, w), logits under --gan-loss bce. vanilla: a single one, (B, 1, 1, 1).
     """
 
     def __init__(self, in_channels, ndf, image_size, kind="patch"):
@@ -269,7 +258,7 @@ def d_loss(D, real, fake, kind):
 
 
 def kl_per_dim(mu, logvar):
-    """KL(N(mu, exp(logvar)) || N(0, 1)) in nats, (B, nz) twice -> (nz,): averaged over the batch, not yet summed over z."""
+    """KL(N(mu, exp(logvar)) || N(0, 1)) in nats; (B, nz), (B, nz) -> (nz,), averaged over the batch."""
     return 0.5 * (mu.square() + logvar.exp() - 1.0 - logvar).mean(dim=0)
 
 
@@ -315,9 +304,9 @@ def draw_noise(shape, generator, device="cpu", rank=0, world=1):
     return torch.randn(shape[0] * world, *shape[1:], generator=generator)[rank::world].to(device)
 
 
-def lr_factor(step, steps_per_epoch, epochs, decay_epochs):
-    """1, then linear over the last decay_epochs; steps count from 0, and the one after the last would have 0."""
-    return min(1.0, (epochs - step / steps_per_epoch) / decay_epochs) if decay_epochs else 1.0
+def lr_factor(epoch, epochs, decay_from):
+    """1 until the epoch (a fraction, from 0) decay_from, then linear to 0 at the end of the run; decay_from 0: always 1."""
+    return min(1.0, (epochs - epoch) / (epochs - decay_from)) if 0 < decay_from < epochs else 1.0
 
 
 def due(step, every, last_step):
@@ -333,7 +322,7 @@ def build(args, channels, device, checkpoint=None):
     c_A, c_B = channels
     c_D = c_A + c_B if args.conditional_d else c_B
     nets = {
-        "G": Generator(c_A, c_B, args.nz, args.ngf, args.image_size, args.net_g == "unet", args.upsample),
+        "G": Generator(c_A, c_B, args.nz, args.ngf, args.image_size, args.net_g == "unet", args.head),
         "E": Encoder(c_B, args.nz, args.nef, args.image_size),
         "D_VAE": Discriminator(c_D, args.ndf, args.image_size, args.net_d),
         "D_LR": Discriminator(c_D, args.ndf, args.image_size, args.net_d),
@@ -446,7 +435,6 @@ FIGURES = {  # title: columns of log.csv
     "image |B - fake_enc|": ["loss_l1"],
     "code |z - mu_rand| (0.80: E knows nothing of z)": ["loss_latent"],
     "diversity |G(A, z1) - G(A, z2)|": ["diversity"],
-    "KL of each dimension, nats": [f"kl_{i}" for i in range(8)],
 }
 
 
@@ -461,7 +449,9 @@ def train(args, checkpoint):
     loader = datasets.make_loader(data, args.batch_size, seed=args.seed, rank=rank, world=world, workers=args.workers)
     rows = datasets.fixed_batch(test, 6, device)
     rows_z = draw_noise((max(2, args.num_samples), args.nz), torch.Generator().manual_seed(args.seed), device)
-    instruments = load_instruments(args, device) if args.eval_every else None  # weights missing? stop now, not in an hour
+    instruments = (
+        load_instruments(args, device) if args.eval_every else None
+    )  # weights missing? stop now, not in an hour
 
     # Networks, optimisers
     nets = build(args, channels, device, checkpoint)
@@ -486,13 +476,16 @@ def train(args, checkpoint):
     # Run folder, written by rank 0 alone
     out, done = Path(args.out), checkpoint["step"] if checkpoint else 0
     last_step = min(args.epochs * len(loader), args.max_steps or math.inf)
+    if done >= last_step:
+        raise datasets.DataError(f"the run is at its end, step {done}; continue it with more --epochs or --max-steps")
     if rank == 0:
-        log = metrics.start_run(out, vars(args), FIGURES, last_step, checkpoint)
+        figures = FIGURES | {"KL of each dimension, nats": [f"kl_{i}" for i in range(args.nz)]}
+        log = metrics.start_run(out, vars(args), figures, checkpoint)
     bar = tqdm(total=last_step, initial=done, unit="step", disable=rank > 0)
 
     for step, epoch, batch in datasets.steps(loader, done, last_step):  # step counts from 1
         for opt in opts.values():
-            factor = lr_factor(step - 1, len(loader), args.epochs, args.decay_epochs)
+            factor = lr_factor((step - 1) / len(loader), args.epochs, args.decay_from)
             opt.param_groups[0]["lr"] = opt.defaults["lr"] * factor
         A, B = datasets.to_float(batch["image"], device), datasets.to_float(batch["target"], device)
         if args.flip:
@@ -542,14 +535,15 @@ def train(args, checkpoint):
         if due(step, args.log_every, last_step):
             two = paint(G, rows["image"], rows_z[:2])
             diversity = (two[:, 0] - two[:, 1]).abs().mean()  # 0 to 2
-            bar.set_postfix_str(log.write(step, epoch, diversity=diversity))
+            row = log.write(step, epoch, diversity=diversity)
+            bar.set_postfix({name: f"{row[name]:.3f}" for name in ("loss_l1", "loss_latent", "diversity")})
         if due(step, args.sample_every, last_step):
             names = [f"z{i + 1}" for i in range(len(rows_z))]
             samples = paint(G, rows["image"], rows_z)
             save_rows(out / f"samples/{step:07d}.png", rows["image"], rows["target"], samples, names)
             log.plot()
         if args.eval_every and step % args.eval_every == 0:
-            metrics.append_scores(out / "metrics.csv", measure(nets, data, test, args, device, instruments), step)
+            metrics.write_scores(out / f"metrics-{step:07d}.json", measure(nets, data, test, args, device, instruments))
         if due(step, args.save_every, last_step):
             state = {"script": SCRIPT, "args": vars(args), "channels": channels, "step": step, "log": log.state()}
             state |= {"noise": noise.get_state(), **{name: net.state_dict() for name, net in nets.items()}}
@@ -559,7 +553,7 @@ def train(args, checkpoint):
 def main(argv=None):
     parser = build_parser()
     try:
-        args, checkpoint = metrics.parse_args(parser, argv, SCRIPT, FREE_FLAGS)
+        args, checkpoint = metrics.parse_args(parser, argv, SCRIPT, ("decay_from", "input", "style_from", "fid_dims"))
         if args.image_size not in (32, 64, 128, 256):
             raise datasets.DataError(f"--image-size {args.image_size}: G halves it down to 1; use 32, 64, 128 or 256")
         (sample if args.sample else evaluate if args.evaluate else train)(args, checkpoint)

@@ -15,10 +15,13 @@ Two ways to bring an image to its 299 x 299 input are in use. Their scores diffe
     "tf1 bilinear"     top-left corners aligned, (x - 128) / 128      the first code of FID and IS; torch-fidelity
 """
 
+import argparse
 import hashlib
 import io
+import json
 import os
 import re
+import time
 import urllib.request
 from collections.abc import Iterable
 from contextlib import suppress
@@ -650,7 +653,8 @@ def lpips_diversity(samples: Iterable[torch.Tensor], net: LPIPS, pairs: str = "a
 
     samples: float in [-1, 1], (n_inputs, k, C, H, W), or any iterable of (k, C, H, W); k >= 2. pairs: "all" k(k-1)/2,
     or the k-1 "consecutive" ones (BicycleGAN's protocol: 100 inputs, k = 20, so 1900 pairs; arXiv 1711.11586). Either
-    way k passes of the network: the mean of |e_i - e_j|² over all pairs is 2/(k-1) sum_i |e_i - mean(e)|².
+    way k passes of the network: the mean of |e_i - e_j|² over all pairs is 2/(k-1) sum_i |e_i - mean(e)|². The ceiling
+    for comparison is that of real images: give them as the samples of one input, real[None].
     """
     if pairs not in ("all", "consecutive"):
         raise MetricError(f'pairs is "all" or "consecutive", not "{pairs}".')
@@ -670,7 +674,99 @@ def lpips_diversity(samples: Iterable[torch.Tensor], net: LPIPS, pairs: str = "a
     return Score("LPIPS diversity", mean, std, n_fake=n, net="LPIPS v0.1 alex", weights=net.weights, note=note)
 
 
-# ----- The log of a run
+# ----- The run folder: flags, log and curves, scores, checkpoints
+
+
+def parse_args(
+    parser: argparse.ArgumentParser, argv: list[str] | None, script: str, free: Iterable[str]
+) -> tuple[argparse.Namespace, dict | None]:
+    """A script's flags, and the checkpoint that --resume, --sample or --evaluate name, or None.
+
+    The flags kept in the checkpoint are the defaults of such a command: `--resume CKPT` alone continues what was begun.
+    Only those in `free`, and common ones that change how far or where a run goes but not what it computes, may differ.
+    `--resume auto` is the run folder's last.pt, or a new run where there is none. MetricError names what contradicts.
+    """
+    args = parser.parse_args(argv)
+    args.out = args.out or f"runs/{script}-{Path(args.dataset).name}-s{args.seed}"
+    if args.resume == "auto":
+        args.resume = f"{args.out}/last.pt" if Path(args.out, "last.pt").exists() else ""
+    resume, path = args.resume, args.sample or args.evaluate or args.resume
+    if not path:
+        return args, None
+    checkpoint = load_checkpoint(path, script)
+    stored = checkpoint["args"] | {"out": str(Path(path).parent), "resume": "", "sample": "", "evaluate": ""}
+    parser.set_defaults(**stored)
+    args = parser.parse_args(argv)
+    args.resume = resume
+    may_differ = {*FREE_FLAGS, *free} | (set() if resume else {"dataset", "seed"})  # a trained net may see other images
+    changed = [name for name in stored if name not in may_differ and getattr(args, name, None) != stored[name]]
+    if changed:
+        flags = ", ".join(f"--{name.replace('_', '-')} {stored[name]}" for name in changed)
+        raise MetricError(f"{path} was trained with {flags}; leave these flags out, or train anew.")
+    return args, checkpoint
+
+
+FREE_FLAGS = (
+    "data_dir epochs max_steps device amp compile workers out log_every sample_every save_every eval_every "
+    "resume sample evaluate num_samples weights_dir"
+).split()
+
+
+def save_checkpoint(path: str | Path, state: dict) -> None:
+    """Write under a temporary name, then rename: at any moment `path` is a whole checkpoint, the old one or the new."""
+    temporary = Path(f"{path}.tmp")
+    try:
+        torch.save(state, temporary)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # a full disk is a RuntimeError to torch
+        temporary.unlink(missing_ok=True)
+        raise MetricError(f"{path} cannot be written ({error}); free some space, or choose another --out.") from error
+
+
+def load_checkpoint(path: str | Path, script: str) -> dict:
+    """What `script` saved there, on the CPU. MetricError for anything else, a pickle that would run code included."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        owner = state["script"]
+    except FileNotFoundError as error:
+        raise MetricError(f"there is no checkpoint {path}; mind the path, or train one first.") from error
+    except Exception as error:
+        raise MetricError(f"{path} is not a checkpoint that can be read ({type(error).__name__}).") from error
+    if owner != script:
+        raise MetricError(f"{path} is a checkpoint of {owner}.py, not of {script}.py.")
+    return state
+
+
+def start_run(
+    folder: str | Path, flags: dict, figures: dict[str, list[str]], checkpoint: dict | None = None
+) -> "RunLog":
+    """Make the run folder, with args.json and samples/, and open its log where the checkpoint left it.
+
+    MetricError where the folder holds a run that is not being continued, or cannot be written.
+    """
+    folder, step = Path(folder), checkpoint["step"] if checkpoint else 0
+    if checkpoint is None and (folder / "last.pt").exists():
+        raise MetricError(f"{folder} holds a run; continue it with --resume auto, or name another folder with --out.")
+    try:
+        (folder / "samples").mkdir(parents=True, exist_ok=True)
+        _replace_file(folder / "args.json", (json.dumps(flags, indent=2) + "\n").encode())
+    except OSError as error:
+        raise MetricError(f"{folder} cannot be written ({error.strerror}); choose another --out.") from error
+    log = RunLog(folder, figures, step, every=flags["log_every"])
+    if checkpoint:
+        log.count, log.sums = checkpoint["log"]["count"], dict(checkpoint["log"]["sums"])
+    return log
+
+
+def write_scores(path: str | Path, scores: Iterable[Score], **facts) -> None:
+    """Print scores, and keep them with some facts (JSON values) about what was measured in a JSON file. MetricError."""
+    scores = list(scores)
+    print(*scores, sep="\n")
+    text = json.dumps(facts | {"scores": [score.as_dict() for score in scores]}, indent=2) + "\n"
+    try:
+        _replace_file(Path(path), text.encode())
+    except OSError as error:
+        raise MetricError(f"{path} cannot be written ({error.strerror}).") from error
 
 
 class RunLog:
@@ -679,12 +775,15 @@ class RunLog:
     figures: {title: columns drawn together}. start_step: 0 begins a new log, in place of an old one. A resumed run
     passes the step of its checkpoint: later rows, and a last line torn by a kill, are dropped, so that the file becomes
     what it would be without the break. Columns: step, epoch, those in `figures`, then what else the first `write` has.
+    every: a row holds the means of what was added since the last step divisible by it (0: since the first).
     MetricError where the folder cannot be written, or where the log to be continued has other columns.
     """
 
-    def __init__(self, folder: str | Path, figures: dict[str, list[str]], start_step: int = 0):
-        self.path, self.figures = Path(folder) / "log.csv", figures
+    def __init__(self, folder: str | Path, figures: dict[str, list[str]], start_step: int = 0, every: int = 1):
+        self.path, self.figures, self.every = Path(folder) / "log.csv", figures, every
         self.columns: list[str] = []  # known once the header is written
+        self.sums: dict[str, torch.Tensor] = {}
+        self.count, self.images, self.clock = 0, 0, time.time()
         try:
             if start_step == 0:
                 self.path.unlink(missing_ok=True)
@@ -702,8 +801,42 @@ class RunLog:
         if unknown := [name for name in names if name not in self.columns]:
             raise MetricError(f"{self.path} has no column {', '.join(unknown)}: its first row fixed the columns.")
 
-    def write(self, step: int, epoch: int, **scalars: float) -> None:
-        """Append a row, which is in the file when this returns. A column that gets no value stays empty."""
+    def add(self, images: int, **losses: torch.Tensor) -> None:
+        """The losses of one step, which saw so many images: numbers, or vectors (k,), columns name_0 ... name_(k-1).
+
+        They are summed where they are: nothing waits for a GPU.
+        """
+        for name, loss in losses.items():
+            loss = loss.detach()
+            self.sums[name] = self.sums[name].to(loss.device) + loss if name in self.sums else loss.clone()
+        self.count, self.images = self.count + 1, self.images + images
+
+    def means(self) -> dict[str, float]:
+        """Column: mean of what was added. MetricError where one is not finite, since training on would be of no use."""
+        means = {}
+        for name, total in self.sums.items():
+            values = (total / self.count).tolist()
+            means |= {f"{name}_{i}": v for i, v in enumerate(values)} if isinstance(values, list) else {name: values}
+        if bad := [name for name, mean in means.items() if not np.isfinite(mean)]:
+            raise MetricError(f"{', '.join(bad)} is not finite any more; lower --lr and --resume the last checkpoint.")
+        return means
+
+    def state(self) -> dict:
+        """What the checkpoint keeps of the log. MetricError as `means`: a broken run replaces no good checkpoint."""
+        self.means()
+        return {"count": self.count, "sums": {name: total.cpu() for name, total in self.sums.items()}}
+
+    def write(self, step: int, epoch: int, **scalars: float) -> dict[str, float]:
+        """Append a row, of the means of what was added and of these scalars, and return it; it is in the file by then.
+
+        A column that gets no value stays empty.
+        """
+        if self.count:
+            scalars = self.means() | scalars | {"images_per_s": self.images / max(time.time() - self.clock, 1e-9)}
+        if self.every and step % self.every == 0:
+            self.sums, self.count = {}, 0
+        self.images, self.clock = 0, time.time()
+        scalars = {name: float(value) for name, value in scalars.items()}
         text = ""
         if not self.columns:
             drawn = [name for names in self.figures.values() for name in names]
@@ -717,6 +850,7 @@ class RunLog:
                 file.write(text)
         except OSError as error:
             raise MetricError(f"{self.path} cannot be written ({error.strerror}).") from error
+        return scalars
 
     def plot(self) -> None:
         """`curves.png`: every column of `figures` faint, and its exponential average over a twentieth of the rows."""

@@ -35,10 +35,10 @@ def generator(size=32, nz=8, **options):
 
 def test_parameter_counts_are_the_official_ones():
     official = dict(nz=8, image_size=128)
-    assert count(B.Generator(3, 3, ngf=64, upsample="transposed", **official)) == 42_145_155
+    assert count(B.Generator(3, 3, ngf=64, head=False, **official)) == 42_145_155
     assert count(B.Encoder(3, nef=64, **official)) == 1_344_080
     assert count(B.Discriminator(3, 64, 128)) == 830_626
-    assert count(B.Generator(1, 3, ngf=64, nz=8, image_size=256, upsample="transposed")) == 54_792_579
+    assert count(B.Generator(1, 3, ngf=64, nz=8, image_size=256, head=False)) == 54_792_579
     assert count(B.Encoder(3, nef=64, nz=8, image_size=256)) == 2_590_032
     assert count(B.Discriminator(3, 64, 256)) == 3_458_978
 
@@ -47,7 +47,7 @@ def test_parameter_counts_are_the_official_ones():
 @pytest.mark.parametrize("batch, c_in", [(1, 1), (2, 3)])
 def test_shapes_at_every_size(size, batch, c_in):
     A, real, z = torch.randn(batch, c_in, size, size), torch.randn(batch, 3, size, size), torch.randn(batch, 8)
-    for options in ({}, {"upsample": "transposed"}, {"skips": False}):
+    for options in ({}, {"head": False}, {"skips": False}):
         fake = B.Generator(c_in, 3, 8, 4, size, **options)(A, z)
         assert fake.shape == (batch, 3, size, size) and fake.abs().max() <= 1
     mu, logvar = B.Encoder(3, 8, 4, size)(real)
@@ -71,27 +71,34 @@ def test_patches_are_34_pixels_wide_below_256_and_70_there():
     assert receptive_field(B.Discriminator(3, 4, 256).nets[0], 256) == 70
 
 
-@pytest.mark.parametrize("upsample", ["bilinear", "transposed"])
-def test_the_code_changes_the_picture_from_the_start(upsample):
+@pytest.mark.parametrize("head", [True, False])
+def test_the_code_changes_the_picture_from_the_start(head):
     torch.manual_seed(0)
-    G, A = generator(upsample=upsample), torch.rand(4, 3, 32, 32) * 2 - 1
+    G, A = generator(head=head), torch.rand(4, 3, 32, 32) * 2 - 1
     with torch.no_grad():
         a, b = G(A, torch.randn(4, 8)), G(A, torch.randn(4, 8))
     assert (a - b).abs().mean() > 0.01  # the official Xavier initialisation starts at 0.004
 
 
-def test_skips_carry_the_drawing():
-    with torch.no_grad():
-        for skips in (True, False):
-            torch.manual_seed(0)
-            G = generator(size=64, skips=skips)
-            A = torch.zeros(1, 3, 64, 64)
-            dot = A.clone()
-            dot[:, :, 40, 40] = 1.0
-            change = (G(A, torch.zeros(1, 8)) - G(dot, torch.zeros(1, 8))).abs().sum(1)[0]
-            if skips:  # the largest change is where the dot is
-                y, x = divmod(change.argmax().item(), 64)
-                assert abs(y - 40) <= 3 and abs(x - 40) <= 3
+def share_near(size=64, **options):
+    """The part of a pixel's effect on the picture that stays within 8 pixels of it, averaged over some networks."""
+    shares, A = [], torch.zeros(1, 3, size, size)
+    dot = A.clone()
+    dot[:, :, 32, 32] = 1.0
+    for seed in range(5):
+        torch.manual_seed(seed)
+        G = generator(size, **options)
+        with torch.no_grad():
+            effect = (G(A, torch.zeros(1, 8)) - G(dot, torch.zeros(1, 8))).abs().sum((0, 1))
+        shares.append((effect[24:41, 24:41].sum() / effect.sum()).item())
+    return sum(shares) / len(shares)
+
+
+def test_skips_keep_a_line_where_it_was_drawn():
+    everywhere = (17 / 64) ** 2
+    lost, kept, sharp = share_near(head=False, skips=False), share_near(head=False), share_near()
+    assert lost < 1.5 * everywhere  # through 1 x 1 only: anywhere
+    assert kept > 2 * everywhere and sharp > 2 * everywhere
 
 
 def test_training_and_evaluation_mode_compute_the_same():
@@ -112,7 +119,9 @@ def test_gan_loss_in_closed_form():
     scores = [torch.full((2, 1, 3, 3), 0.5), torch.full((2, 1, 1, 1), 2.0)]
     assert B.gan_loss(scores, True, "lsgan").item() == pytest.approx(0.25 + 1.0)
     assert B.gan_loss(scores, False, "lsgan").item() == pytest.approx(0.25 + 4.0)
-    assert B.gan_loss(scores, True, "bce").item() == pytest.approx(math.log1p(math.exp(-0.5)) + math.log1p(math.exp(-2)))
+    assert B.gan_loss(scores, True, "bce").item() == pytest.approx(
+        math.log1p(math.exp(-0.5)) + math.log1p(math.exp(-2))
+    )
     assert B.gan_loss(scores, False, "bce").item() == pytest.approx(math.log1p(math.exp(0.5)) + math.log1p(math.exp(2)))
 
 
@@ -149,14 +158,16 @@ def train_here(data_dir, out, *flags):
 
 @pytest.fixture
 def gradients(monkeypatch, data_dir, tmp_path):
-    """gradients(*flags) -> every network's gradient (a list a network, None where there is none) after each backward."""
+    """gradients(*flags) -> the networks' gradients (lists, of None where there is none) after each of two backwards."""
 
     def gradients(*flags):
         seen, alive = [], {}
 
         def spy(*nets):
             alive.update(zip(("G", "E") if len(seen) == 0 else ("D_VAE", "D_LR"), nets, strict=True))
-            grads = {n: [None if p.grad is None else p.grad.clone() for p in net.parameters()] for n, net in alive.items()}
+            grads = {
+                n: [None if p.grad is None else p.grad.clone() for p in net.parameters()] for n, net in alive.items()
+            }
             seen.append(grads)
 
         monkeypatch.setattr(B, "average_gradients", spy)
@@ -207,14 +218,15 @@ def test_the_generator_step_leaves_no_gradient_in_d(monkeypatch, data_dir, tmp_p
     assert made["asked"]
 
 
-def test_it_learns(data_dir, tmp_path):
-    flags = "--batch-size 8 --ngf 16 --nef 16 --ndf 8 --lr 1e-3 --log-every 10 --max-steps 80".split()
-    train_here(data_dir, tmp_path / "run", *flags)
+def test_it_learns_what_the_drawing_does_not_say(data_dir, pairs, tmp_path):
+    """Every drawing is the same red square, every picture a plain colour: only the code can tell them apart."""
+    flags = "--epochs 70 --lr 2e-3 --log-every 10 --lambda-kl 0.001".split()
+    train_here(data_dir, tmp_path / "run", "--dataset", pairs, *flags)
     rows = list(csv.DictReader(open(tmp_path / "run" / "log.csv")))
-    l1 = [float(row["loss_l1"]) for row in rows]
-    assert sum(l1[-2:]) < 0.75 * l1[0] * 2
-    assert float(rows[-1]["diversity"]) > 0.02
     assert all(math.isfinite(float(value)) for row in rows for value in row.values())
+    l1 = [float(row["loss_l1"]) for row in rows]
+    assert min(l1[-3:]) < 0.6 * l1[0]
+    assert float(rows[-1]["diversity"]) > 0.1
 
 
 # -------------------------------------------------------------------------------------- resume, kill, several processes
@@ -263,7 +275,7 @@ def test_2n_epochs_equal_n_and_n_resumed_to_the_bit(data_dir, pairs, tmp_path):
 
 
 def test_a_run_continues_in_the_middle_of_an_epoch_and_of_a_decay(data_dir, pairs, tmp_path):
-    flags = ["--dataset", pairs, "--epochs", 3, "--decay-epochs", 2]
+    flags = ["--dataset", pairs, "--epochs", 3, "--decay-from", 1]
     whole = train_here(data_dir, tmp_path / "whole", *flags)
     train_here(data_dir, tmp_path / "cut", *flags, "--max-steps", 4)
     resumed = train_here(data_dir, tmp_path / "cut", *flags, "--resume", "auto", "--max-steps", 0)
@@ -340,7 +352,7 @@ def test_smoke_train_sample_resume(run, data_dir, tmp_path):
 
 def test_one_pair_a_step_and_every_option(data_dir, pairs, tmp_path):
     train_here(data_dir, tmp_path / "a", "--batch-size", 1, "--max-steps", 1)
-    options = "--net-g vanilla --net-d vanilla --conditional-d --gan-loss bce --upsample transposed --flip --amp".split()
+    options = "--net-g vanilla --net-d vanilla --conditional-d --gan-loss bce --no-head --flip --amp".split()
     rates = "--lr-e 5e-6 --lr-g 8e-4 --lr-d-vae 4e-7 --lr-d-lr 3e-7 --direction BtoA --input-channels 1".split()
     state = train_here(data_dir, tmp_path / "b", "--dataset", pairs, "--max-steps", 1, *options, *rates)
     assert state["channels"] == (1, 3)
@@ -366,7 +378,9 @@ def test_translating_own_drawings_in_a_given_style(trained, tmp_path, capsys):
     B.main(["--sample", str(trained), "--out", str(tmp_path / "out"), *flags])
     made = sorted(p.name for p in (tmp_path / "out" / "samples").iterdir())
     each = ["style", "z1", "z2", "z3"]
-    assert made == sorted([f"{n}_{s}.png" for n in ("grey", "clear", "print") for s in each] + ["samples.png", "interpolation.png"])
+    assert made == sorted(
+        [f"{n}_{s}.png" for n in ("grey", "clear", "print") for s in each] + ["samples.png", "interpolation.png"]
+    )
     assert Image.open(tmp_path / "out" / "samples" / "grey_z1.png").size == (32, 32)
 
 
@@ -376,25 +390,28 @@ def test_the_same_code_paints_the_same_picture(trained, tmp_path):
     assert (tmp_path / "a/samples/samples.png").read_bytes() == (tmp_path / "b/samples/samples.png").read_bytes()
 
 
-def test_evaluate_writes_every_score(trained, tmp_path):
+def test_evaluate_writes_every_score(data_dir, pairs, tmp_path):
     weights = ROOT.parent / "shared" / "weights"
     if not weights.exists():
         pytest.skip("no Inception and LPIPS weights on this machine")
-    flags = ["--weights-dir", str(weights), "--fid-dims", "64", "--out", str(tmp_path)]
-    B.main(["--evaluate", str(trained), *flags])
+    flags = ["--weights-dir", str(weights), "--fid-dims", "64"]
+    train_here(data_dir, tmp_path, "--dataset", pairs, "--max-steps", 2, "--eval-every", 2, *flags)
+    B.main(["--evaluate", str(tmp_path / "last.pt"), *flags])
     facts = json.loads((tmp_path / "metrics.json").read_text())
     scores = {score["metric"]: score for score in facts["scores"]}
     assert facts["step"] == 2 and len(scores) == 4
     fid = scores["FID"]
-    assert fid["dims"] == 64 and fid["n_fake"] == fid["n_real"] == 500 and fid["weights"] and fid["resize"]
-    assert fid["value"] > 10 * fid["floor"] > 0  # two steps: nothing like a face yet
-    assert 0 < scores["LPIPS diversity"]["value"] < scores["LPIPS of true pictures (ceiling)"]["value"]
+    assert fid["dims"] == 64 and fid["n_fake"] == fid["n_real"] == 4 and fid["weights"] and fid["resize"]
+    assert fid["value"] > 0 and fid["floor"] > 0 and scores["LPIPS diversity"]["n_fake"] == 4 * 20
+    assert scores["LPIPS of true pictures (ceiling)"]["value"] > 0.05  # plain colours, all different
+    along = json.loads((tmp_path / "metrics-0000002.json").read_text())
+    assert along["scores"] == facts["scores"]
 
 
 def test_lr_factor_is_constant_then_linear():
-    table = [B.lr_factor(epoch * 10, 10, epochs=200, decay_epochs=100) for epoch in (0, 99, 100, 150, 199, 200)]
+    table = [B.lr_factor(epoch, epochs=200, decay_from=100) for epoch in (0, 99, 100, 150, 199, 200)]
     assert table == pytest.approx([1, 1, 1, 0.5, 0.01, 0])
-    assert B.lr_factor(123, 10, epochs=20, decay_epochs=0) == 1
+    assert B.lr_factor(12, epochs=20, decay_from=0) == B.lr_factor(7, epochs=8, decay_from=8) == 1
 
 
 # --------------------------------------------------------------------------------------------------------- bad input
@@ -406,7 +423,7 @@ def complaint(capsys, *flags):
         B.main([str(flag) for flag in flags])
     text = capsys.readouterr().err
     assert stop.value.code not in (0, None) and "Traceback" not in text
-    return " ".join(line for line in text.splitlines() if line.startswith("bicyclegan.py:"))
+    return text[text.find("bicyclegan.py: ") :]  # what comes before is the progress bar
 
 
 def test_complaints_name_the_thing_and_the_remedy(capsys, trained, data_dir, pairs, tmp_path, monkeypatch):
@@ -461,7 +478,9 @@ def test_bad_files_are_named_and_left_out(capsys, data_dir, pairs, tmp_path):
     (folder / "train" / "words.jpg").write_text("I am not a picture")
     (folder / "train" / "torn.jpg").write_bytes(good[0].read_bytes()[:300])
     Image.new("RGB", (32, 32)).save(folder / "train" / "only_A.png")
-    Image.new("L", (65, 33), 200).save(folder / "train" / "grey_odd.png")
+    Image.new("L", (66, 33), 200).save(folder / "train" / "grey.png")  # not bad
+    Image.new("RGBA", (40, 20), (9, 9, 9, 99)).save(folder / "train" / "clear.png")
+    Image.new("CMYK", (200, 100)).save(folder / "train" / "print.jpg")
     train_here(data_dir, tmp_path / "run", "--dataset", folder, "--max-steps", 1)
     text = capsys.readouterr().err
     assert "words.jpg" in text and "torn.jpg" in text and "only_A.png" in text
@@ -478,10 +497,6 @@ def test_bad_files_are_named_and_left_out(capsys, data_dir, pairs, tmp_path):
 def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(capsys, data_dir, pairs, tmp_path):
     flags = [*SMALL, "--data-dir", data_dir, "--dataset", pairs, "--out", tmp_path / "run", "--log-every", 1]
     B.main([str(flag) for flag in (*flags, "--max-steps", 1)])
-    before = (tmp_path / "run" / "last.pt").read_bytes()
-    text = complaint(capsys, "--resume", tmp_path / "run" / "last.pt", "--max-steps", 9, "--lambda-l1", "10")
-    assert text == "" or "finite" not in text  # resuming soundly is fine ...
-    (tmp_path / "run" / "last.pt").write_bytes(before)
     state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
     state["G"]["downs.0.weight"].fill_(float("nan"))
     torch.save(state, tmp_path / "run" / "last.pt")

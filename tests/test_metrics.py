@@ -46,8 +46,7 @@ def random_inception(dims: int, resize: str = "torch bilinear") -> metrics.Incep
     return net.load(random_state(net.file_shapes()))
 
 
-@functools.cache
-def random_lpips() -> metrics.LPIPS:
+def random_lpips_state() -> tuple[dict, dict]:
     generator = torch.Generator().manual_seed(1)
     alexnet, heads = {}, {}
     for i, (index, c_in, c_out, k, *_) in enumerate(metrics.ALEXNET_CONVS):
@@ -56,7 +55,12 @@ def random_lpips() -> metrics.LPIPS:
         )
         alexnet[f"features.{index}.bias"] = 0.1 * torch.randn(c_out, generator=generator)
         heads[f"lin{i}.model.1.weight"] = torch.rand(1, c_out, 1, 1, generator=generator)
-    return metrics.LPIPS().load(alexnet, heads)
+    return alexnet, heads
+
+
+@functools.cache
+def random_lpips() -> metrics.LPIPS:
+    return metrics.LPIPS().load(*random_lpips_state())
 
 
 def random_images(n: int, channels: int = 3, size: int = 32, seed: int = 0) -> torch.Tensor:
@@ -252,6 +256,17 @@ def test_tf1_resize_reads_from_the_corner(size):
     assert matrix @ row == pytest.approx(expected, abs=2e-4)  # positions are float32, as in TensorFlow
 
 
+def test_tf1_features_by_the_definition():
+    images, net = random_images(1, size=40), random_inception(64, "tf1 bilinear")
+    x, state = images[0].double().numpy(), random_state(net.file_shapes())
+    for axis in (1, 2):
+        x = np.apply_along_axis(lambda row: np.interp(np.arange(299) * 40 / 299, np.arange(40), row), axis, x)
+    x = (torch.from_numpy(x).float()[None] - 128) / 128
+    x = plain_layer(state, "Conv2d_2a_3x3", plain_layer(state, "Conv2d_1a_3x3", x, stride=2))
+    x = F.max_pool2d(plain_layer(state, "Conv2d_2b_3x3", x, padding=1), 3, stride=2).mean(dim=(2, 3))
+    assert inception_features(images, net) == pytest.approx(x.numpy(), rel=2e-5)
+
+
 def test_the_resize_changes_features_and_is_stamped():
     images = random_images(4)
     nets = [random_inception(64, resize) for resize in ("torch bilinear", "tf1 bilinear")]
@@ -294,7 +309,9 @@ def test_fid_is_the_distance_of_the_features_with_a_floor():
     assert "rank-deficient" in score.note
     assert fid(x, y, net, z) == dataclasses.replace(score, value=fid(x, y, net).value, floor=fid(x, z[:6], net).value)
     halves = fid(real, fake, net)
-    assert halves.floor > 0 and halves.floor_n == 5 and "other 5" in halves.note
+    order = np.random.default_rng(0).permutation(10)
+    assert halves.floor == pytest.approx(frechet_distance(x[order[5:]], x[order[:5]]), rel=1e-9)
+    assert halves.floor_n == 5 and "other 5" in halves.note
     assert fid(real, real, net).value == 0
 
 
@@ -414,24 +431,25 @@ def test_mse():
 # ----- LPIPS
 
 
-def plain_lpips(net: metrics.LPIPS, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def plain_lpips(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """The definition: squared difference of unit features, weighted per channel, mean over space, sum over layers."""
-    total = 0
-    for i, (conv, root_w) in enumerate(zip(net.convs, net.root_w, strict=True)):
-        if i == 0:
-            x, y = ((z - net.shift) / net.scale for z in (x, y))
+    alexnet, heads = random_lpips_state()
+    shift, scale = (torch.tensor(v).view(3, 1, 1) for v in ([-0.030, -0.088, -0.188], [0.458, 0.448, 0.450]))
+    x, y, total = (x - shift) / scale, (y - shift) / scale, 0
+    for i, (index, _, _, _, stride, padding) in enumerate(metrics.ALEXNET_CONVS):
         if i in (1, 2):
             x, y = F.max_pool2d(x, 3, 2), F.max_pool2d(y, 3, 2)
-        x, y = F.relu(conv(x)), F.relu(conv(y))
+        weight, bias = alexnet[f"features.{index}.weight"], alexnet[f"features.{index}.bias"]
+        x, y = (F.relu(F.conv2d(z, weight, bias, stride, padding)) for z in (x, y))
         a, b = (z / (z.square().sum(1, keepdim=True).sqrt() + 1e-10) for z in (x, y))
-        total = total + ((a - b) ** 2 * root_w**2).sum(1).mean(dim=(1, 2))
+        total = total + F.conv2d((a - b) ** 2, heads[f"lin{i}.model.1.weight"]).mean(dim=(1, 2, 3))
     return total
 
 
 def test_lpips_by_the_definition():
     net = random_lpips()
     x, y = floats(3, 3, 48, 40), floats(3, 3, 48, 40, seed=1)
-    torch.testing.assert_close(net(x, y), plain_lpips(net, x, y), rtol=1e-5, atol=0)
+    torch.testing.assert_close(net(x, y), plain_lpips(x, y), rtol=1e-5, atol=0)
     torch.testing.assert_close(net(x, y), net(y, x), rtol=0, atol=0)
     assert net(x, x).tolist() == [0, 0, 0] and net(x, y).min() > 0
     assert net.embed(floats(1, 3, 64, 64)).shape == (1, 31872)
@@ -445,7 +463,8 @@ def test_lpips_of_grey_and_constant_images():
 
 
 def test_lpips_has_a_finite_gradient():
-    net, x = random_lpips(), torch.zeros(1, 3, 32, 32, requires_grad=True)
+    net, x = metrics.LPIPS().load(*random_lpips_state()), torch.zeros(1, 3, 32, 32, requires_grad=True)
+    net.convs[4].bias.data.fill_(-100)  # the last ReLU lets nothing through: its norm is 0
     net(x, floats(1, 3, 32, 32)).sum().backward()
     assert x.grad.isfinite().all() and x.grad.abs().max() > 0
 
@@ -699,13 +718,16 @@ def test_resuming_a_log_without_rows(tmp_path, content):
     assert (tmp_path / "log.csv").read_text() == "step,epoch,loss_D,loss_G,lpips\n6,0,1,,\n"
 
 
-def test_curves_survive_nan_infinity_and_empty_columns(tmp_path):
+def test_curves_survive_nan_infinity_and_empty_columns(tmp_path, monkeypatch):
+    smooth, drawn = metrics._smooth, []
+    monkeypatch.setattr(metrics, "_smooth", lambda values: drawn.append(values) or smooth(values))
     log = RunLog(tmp_path, FIGURES)
     log.plot()  # nothing written yet: nothing to draw
     assert not (tmp_path / "curves.png").exists()
     write_rows(log, range(1, 40))
     log.write(40, 9, loss_D=float("nan"), loss_G=float("inf"))
     log.plot()
+    assert [len(values) for values in drawn] == [39, 39, 9] and all(np.isfinite(values).all() for values in drawn)
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "log.csv"]
 
