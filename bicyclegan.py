@@ -11,7 +11,7 @@ A conditional GAN soon ignores such a code. Two cycles, B -> z -> B and z -> B -
   A (B, 1 or 3, S, S)   z (B, nz)   G: a U-Net -> (B, 3, S, S) in [-1, 1]   E: a ResNet -> mu, logvar, (B, nz) each
   D_VAE, D_LR: patch scores at two scales, (B, 1, h, w) each
 
-  min_{G,E} max_{D_VAE,D_LR}  GAN(D_VAE) + 10 |B - fake_enc|_1 + 0.01 KL(E(B) || N(0, I))             (paper, eq. 8)
+  min_{G,E} max_{D_VAE,D_LR}  GAN(D_VAE) + 10 |B - fake_enc|_1 + 0.01 KL(E(B) || N(0, I))        (section 3.4)
                               + GAN(D_LR) + 0.5 |z - mu_rand|_1
 
 Differences from the paper and its official code:
@@ -305,7 +305,7 @@ def draw_noise(shape, generator, device="cpu", rank=0, world=1):
 
 
 def lr_factor(epoch, epochs, decay_from):
-    """1 until the epoch (a fraction, from 0) decay_from, then linear to 0 at the end of the run; decay_from 0: always 1."""
+    """1 until the epoch (a fraction, from 0) decay_from, then linear to 0 at the end; decay_from 0: always 1."""
     return min(1.0, (epochs - epoch) / (epochs - decay_from)) if 0 < decay_from < epochs else 1.0
 
 
@@ -347,16 +347,8 @@ def load_pairs(args, split, channels):
 
 @torch.no_grad()
 def paint(G, A, z):
-    """Every drawing with every code: A (n, C, S, S), z (k, nz) -> (n, k, C, S, S)."""
-    return torch.stack([G(a.expand(len(z), -1, -1, -1), z) for a in A])
-
-
-def save_rows(path, A, B, samples, names):
-    """A row for each drawing: A, the true B (or None), its samples (n, k, C, S, S)."""
-    columns = [A[:, None], samples] if B is None else [A[:, None], B[:, None], samples]
-    rows = torch.cat([c.expand(-1, -1, 3, -1, -1).cpu() for c in columns], dim=1)  # (n, columns, 3, S, S)
-    titles = (["input"] if B is None else ["input", "truth"]) + names
-    datasets.save_grid(rows.flatten(0, 1), path, columns=len(titles), titles=titles)
+    """Every drawing with every code: A (n, C, S, S), z (k, nz) -> (k, n, C, S, S)."""
+    return torch.stack([G(A, code.expand(len(A), -1)) for code in z])
 
 
 def sample(args, checkpoint):
@@ -364,28 +356,31 @@ def sample(args, checkpoint):
     device, _, _ = pick_device(args.device)
     nets = build(args, checkpoint["channels"], device, checkpoint)
     G, E, (c_A, c_B) = nets["G"], nets["E"], checkpoint["channels"]
-    z = draw_noise((max(2, args.num_samples), args.nz), torch.Generator().manual_seed(args.seed), device)
-    names = [f"z{i + 1}" for i in range(len(z))]
-    if args.style_from:
-        style, _ = datasets.read_images(args.style_from, args.image_size, channels=c_B, limit=1)
-        with torch.no_grad():  # mu: the likeliest code of that picture
-            z, names = torch.cat([E(datasets.to_float(style, device))[0], z]), ["style", *names]
     if args.input:
         A, files = datasets.read_images(args.input, args.image_size, channels=c_A)
-        A, B = datasets.to_float(A, device), None
+        columns = {"input": datasets.to_float(A, device)}
     else:
-        rows = datasets.fixed_batch(load_pairs(args, "test", (c_A, c_B)), 8, device)
-        A, B, files = rows["image"], rows["target"], []
-    out = Path(args.out, "samples")
-    out.mkdir(parents=True, exist_ok=True)
-    save_rows(out / "samples.png", A[:8], B, paint(G, A[:8], z), names)
+        rows, files = datasets.fixed_batch(load_pairs(args, "test", (c_A, c_B)), 8, device), []
+        columns = {"input": rows["image"], "truth": rows["target"]}
+    A = columns["input"]
+    z = draw_noise((max(2, args.num_samples), args.nz), torch.Generator().manual_seed(args.seed), device)
+    samples = {f"z{i + 1}": picture for i, picture in enumerate(paint(G, A, z))}
+    if args.style_from:
+        style, _ = datasets.read_images(args.style_from, args.image_size, channels=c_B, limit=1)
+        with torch.no_grad():
+            mu, _ = E(datasets.to_float(style, device))  # (1, nz): the likeliest code of that picture
+        samples = {"style": paint(G, A, mu)[0]} | samples
     t = torch.linspace(0, 1, 10, device=device)[:, None]
-    walk = paint(G, A[:8], (1 - t) * z[:1] + t * z[1:2])
-    save_rows(out / "interpolation.png", A[:8], B, walk, [f"{x:.1f}" for x in t.flatten().tolist()])
-    for file, drawing in zip(files, A, strict=False):
-        for name, picture in zip(names, paint(G, drawing[None], z)[0], strict=True):
-            datasets.save_grid(picture[None], out / f"{Path(file).stem}_{name}.png", columns=1, padding=0)
-    print(f"{out}: samples.png, interpolation.png" + (f", {len(files)} x {len(z)} pictures" if files else ""))
+    walk = {
+        f"{x:.1f}": picture for x, picture in zip(t[:, 0].tolist(), paint(G, A, (1 - t) * z[0] + t * z[1]), strict=True)
+    }
+    out = Path(args.out, "samples")
+    datasets.save_rows({title: x[:8] for title, x in (columns | samples).items()}, out / "samples.png")
+    datasets.save_rows({title: x[:8] for title, x in (columns | walk).items()}, out / "interpolation.png")
+    for i, file in enumerate(files):
+        for title, pictures in samples.items():
+            datasets.save_grid(pictures[i : i + 1], out / f"{Path(file).stem}_{title}.png", columns=1, padding=0)
+    print(f"{out}: samples.png, interpolation.png" + (f", {len(files)} x {len(samples)} pictures" if files else ""))
 
 
 def load_instruments(args, device):
@@ -406,7 +401,7 @@ def measure(nets, train, test, args, device, instruments):
     real, more_real = torch.from_numpy(test.targets), torch.from_numpy(train.targets)
     kl = kl_per_dim(*torch.cat(codes, dim=1)).tolist()
     rows = datasets.fixed_batch(test, 100, device)  # the official protocol: 100 drawings, 20 samples, consecutive pairs
-    samples = (paint(G, a[None], draw_noise((20, args.nz), noise, device))[0] for a in rows["image"])
+    samples = (paint(G, a[None], draw_noise((20, args.nz), noise, device))[:, 0] for a in rows["image"])
     ceiling = metrics.lpips_diversity(rows["target"][None], lpips)
     ceiling.metric = "LPIPS of true pictures (ceiling)"
     return [
@@ -424,7 +419,8 @@ def evaluate(args, checkpoint):
     nets = build(args, checkpoint["channels"], device, checkpoint)
     train_set, test_set = (load_pairs(args, split, checkpoint["channels"]) for split in ("train", "test"))
     scores = measure(nets, train_set, test_set, args, device, instruments)
-    metrics.write_scores(Path(args.out, "metrics.json"), scores, step=checkpoint["step"], args=vars(args))
+    facts = {"step": checkpoint["step"], "seconds": checkpoint["log"]["seconds"], "args": vars(args)}
+    metrics.write_scores(Path(args.out, "metrics.json"), scores, **facts)
 
 
 # ----------------------------------------------------------------------------------------------------------- training
@@ -533,14 +529,13 @@ def train(args, checkpoint):
         losses = dict(loss_D_VAE=loss_D_VAE, loss_D_LR=loss_D_LR, loss_G_VAE=loss_G_VAE, loss_G_LR=loss_G_LR)
         log.add(len(A) * world, **losses, loss_l1=loss_l1, loss_latent=loss_latent, kl=kl)  # means until the next row
         if due(step, args.log_every, last_step):
-            two = paint(G, rows["image"], rows_z[:2])
-            diversity = (two[:, 0] - two[:, 1]).abs().mean()  # 0 to 2
-            row = log.write(step, epoch, diversity=diversity)
+            one, other = paint(G, rows["image"], rows_z[:2])
+            row = log.write(step, epoch, diversity=(one - other).abs().mean())  # 0 to 2
             bar.set_postfix({name: f"{row[name]:.3f}" for name in ("loss_l1", "loss_latent", "diversity")})
         if due(step, args.sample_every, last_step):
-            names = [f"z{i + 1}" for i in range(len(rows_z))]
-            samples = paint(G, rows["image"], rows_z)
-            save_rows(out / f"samples/{step:07d}.png", rows["image"], rows["target"], samples, names)
+            samples = {f"z{i + 1}": picture for i, picture in enumerate(paint(G, rows["image"], rows_z))}
+            columns = {"input": rows["image"], "truth": rows["target"]}
+            datasets.save_rows(columns | samples, out / f"samples/{step:07d}.png")
             log.plot()
         if args.eval_every and step % args.eval_every == 0:
             metrics.write_scores(out / f"metrics-{step:07d}.json", measure(nets, data, test, args, device, instruments))

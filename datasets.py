@@ -397,6 +397,15 @@ def save_grid(
             temporary.unlink(missing_ok=True)
 
 
+def save_rows(columns: dict[str, torch.Tensor], path: str | Path) -> None:
+    """Save a picture with a titled column for each entry, {title: images (N, 1 or 3, H, W) in [-1, 1]}.
+
+    Row i shows the i-th image of each. Raises DataError when it cannot be written.
+    """
+    images = torch.stack([column.expand(-1, 3, -1, -1).cpu() for column in columns.values()], dim=1)
+    save_grid(images.flatten(0, 1), path, len(columns), titles=list(columns))
+
+
 def read_images(path: str | Path, image_size: int, channels: int = 3, limit: int = 0) -> tuple[torch.Tensor, list[str]]:
     """A user's own picture, or all pictures of a folder and its sub-folders: uint8 (N, C, H, W), and their file names.
 

@@ -626,7 +626,7 @@ class LPIPS(nn.Module):
         for i, conv in enumerate(self.convs):
             h = F.max_pool2d(h, 3, stride=2) if i in (1, 2) else h
             h = F.relu(conv(h))
-            unit = h / (torch.linalg.vector_norm(h, dim=1, keepdim=True) + 1e-10)
+            unit = h / (h.square().sum(dim=1, keepdim=True).sqrt() + 1e-10)
             parts.append((unit * self.root_w[i] / (h.shape[2] * h.shape[3]) ** 0.5).flatten(1))
         return torch.cat(parts, dim=1)
 
@@ -754,7 +754,7 @@ def start_run(
         raise MetricError(f"{folder} cannot be written ({error.strerror}); choose another --out.") from error
     log = RunLog(folder, figures, step, every=flags["log_every"])
     if checkpoint:
-        log.count, log.sums = checkpoint["log"]["count"], dict(checkpoint["log"]["sums"])
+        log.count, log.sums, log.seconds = (checkpoint["log"][key] for key in ("count", "sums", "seconds"))
     return log
 
 
@@ -784,6 +784,7 @@ class RunLog:
         self.columns: list[str] = []  # known once the header is written
         self.sums: dict[str, torch.Tensor] = {}
         self.count, self.images, self.clock = 0, 0, time.time()
+        self.began, self.seconds = time.time(), 0.0  # of this process, of those before
         try:
             if start_step == 0:
                 self.path.unlink(missing_ok=True)
@@ -824,7 +825,8 @@ class RunLog:
     def state(self) -> dict:
         """What the checkpoint keeps of the log. MetricError as `means`: a broken run replaces no good checkpoint."""
         self.means()
-        return {"count": self.count, "sums": {name: total.cpu() for name, total in self.sums.items()}}
+        sums = {name: total.cpu() for name, total in self.sums.items()}
+        return {"count": self.count, "sums": sums, "seconds": self.seconds + time.time() - self.began}
 
     def write(self, step: int, epoch: int, **scalars: float) -> dict[str, float]:
         """Append a row, of the means of what was added and of these scalars, and return it; it is in the file by then.
