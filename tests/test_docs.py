@@ -30,6 +30,8 @@ def test_commands_parse(name, text):
     found = [(script, flags) for script, flags in commands(text) if script in SCRIPTS]
     assert len(found) >= 3, f"{name} shows no commands"
     for script, flags in found:
+        if flags == ["--help"]:
+            continue
         importlib.import_module(script).build_parser().parse_args(flags)  # SystemExit if it does not parse
 
 
@@ -37,11 +39,6 @@ def test_the_parser_of_this_test_sees_a_wrong_flag():
     (script, flags), *_ = commands("    python bicyclegan.py --epochz 3   comment")
     with pytest.raises(SystemExit):
         importlib.import_module(script).build_parser().parse_args(flags)
-
-
-def scores_of(path):
-    facts = json.loads((ROOT / path).read_text())
-    return {score["metric"]: score for score in facts["scores"]} | {"seconds": {"value": facts.get("seconds")}}
 
 
 def test_figures_of_readme_come_from_result_files():
