@@ -18,9 +18,12 @@ Differences from the paper and its official code:
   1. The KL is averaged over the batch. The official code sums it: its weight grows with the batch, until every z gives
      one picture.
   2. Weights start from N(0, 0.02), as in pix2pix. The official Xavier with gain 0.02 starts from a G almost blind to z.
-  3. G ends in one more convolution, which sees A at full size: at 64 px the lines would blur else. The sizes, the rate
-     and the batch fit a CPU. --image-size 128 --ngf 64 --ndf 64 --nef 64 --no-head are the official networks.
-  4. One backward pass where the official code has two: E is frozen while it reads fake_rand.
+  3. D sees (A, B), as the paper writes; the official default shows it B alone (--no-conditional-d). With few steps and
+     small networks, some codes then give broken pictures.
+  4. G ends in one more convolution, which sees A at full size: at 64 px the lines would blur else. The sizes, the rate
+     and the batch fit a CPU. The official networks: --image-size 128 --ngf 64 --ndf 64 --nef 64 --no-head
+     --no-conditional-d.
+  5. One backward pass where the official code has two: E is frozen while it reads fake_rand.
 
 Measured (README has the pictures): ...
 
@@ -30,9 +33,9 @@ Measured (README has the pictures): ...
   python bicyclegan.py --sample CKPT --input DRAWINGS --style-from PHOTO
   python bicyclegan.py --evaluate CKPT --weights-dir weights             FID, LPIPS diversity, KL of each dimension
   paper:  python bicyclegan.py --dataset edges2shoes --image-size 256 --batch-size 2 --epochs 60 --decay-from 30
-            --lr 2e-4 --ngf 64 --ndf 64 --nef 64 --no-head
+            --lr 2e-4 --ngf 64 --ndf 64 --nef 64 --no-head --no-conditional-d
   course: python bicyclegan.py --dataset edges2shoes --image-size 128 --batch-size 2 --epochs 20 --input-channels 3
-            --ngf 64 --ndf 64 --nef 64 --net-d vanilla --conditional-d --gan-loss bce --lr-e 5e-6 --lr-g 8e-4
+            --ngf 64 --ndf 64 --nef 64 --net-d vanilla --gan-loss bce --lr-e 5e-6 --lr-g 8e-4
             --lr-d-vae 4e-7 --lr-d-lr 4e-7 --no-head --decay-from 0     (its baseline: also --net-g vanilla)
 """
 
@@ -75,11 +78,9 @@ def build_parser():
     p.add_argument("--beta1", type=float, default=0.5, help="Adam's decay of the mean (paper: 0.5)")
     p.add_argument("--beta2", type=float, default=0.999, help="Adam's decay of the square (paper: 0.999)")
     p.add_argument("--seed", type=int, default=0, help="seed of the weights, the order of the data and the noise")
-    p.add_argument(
-        "--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="auto = the fastest there is"
-    )
-    p.add_argument("--amp", action=yes_no, default=False, help="bfloat16 autocast; pays on a GPU")
-    p.add_argument("--compile", action=yes_no, default=False, help="torch.compile the networks; pays on a GPU")
+    p.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="auto = the best there is")
+    p.add_argument("--amp", action=yes_no, default=False, help="bfloat16 autocast; meant for GPUs")
+    p.add_argument("--compile", action=yes_no, default=False, help="torch.compile the networks; meant for GPUs")
     p.add_argument("--workers", type=int, default=0, help="processes that fetch batches; 0 = the main process")
     p.add_argument("--out", default="", help="run folder; empty = runs/SCRIPT-DATASET-sSEED")
     p.add_argument("--log-every", type=int, default=50, help="steps between two rows of log.csv; 0 = never")
@@ -102,11 +103,13 @@ def build_parser():
     )
     p.add_argument("--nz", type=int, default=8, help="length of the code z (paper: 8)")
     p.add_argument("--ngf", type=int, default=24, help="channels of G's first layer (paper: 64)")
-    p.add_argument("--ndf", type=int, default=24, help="channels of each D's first layer (paper: 64)")
+    p.add_argument("--ndf", type=int, default=32, help="channels of each D's first layer (paper: 64)")
     p.add_argument("--nef", type=int, default=24, help="channels of E's first layer (paper: 64)")
     p.add_argument("--net-g", default="unet", choices=("unet", "vanilla"), help="vanilla = without the skips")
     p.add_argument("--net-d", default="patch", choices=("patch", "vanilla"), help="vanilla = one score per image")
-    p.add_argument("--conditional-d", action=yes_no, default=False, help="D sees (A, B), not only B (official: no)")
+    p.add_argument(
+        "--conditional-d", action=yes_no, default=True, help="D sees (A, B), not only B (paper: yes; official code: no)"
+    )
     p.add_argument("--head", action=yes_no, default=True, help="G ends in a convolution that sees A again (paper: no)")
     p.add_argument("--gan-loss", default="lsgan", choices=("lsgan", "bce"), help="adversarial loss (paper: lsgan)")
     p.add_argument("--lambda-l1", type=float, default=10.0, help="weight of |B - fake_enc| (paper: 10)")
@@ -445,9 +448,7 @@ def train(args, checkpoint):
     loader = datasets.make_loader(data, args.batch_size, seed=args.seed, rank=rank, world=world, workers=args.workers)
     rows = datasets.fixed_batch(test, 6, device)
     rows_z = draw_noise((max(2, args.num_samples), args.nz), torch.Generator().manual_seed(args.seed), device)
-    instruments = (
-        load_instruments(args, device) if args.eval_every else None
-    )  # weights missing? stop now, not in an hour
+    instruments = load_instruments(args, device) if args.eval_every else None  # not to be had? stop now, not later
 
     # Networks, optimisers
     nets = build(args, channels, device, checkpoint)

@@ -352,7 +352,7 @@ def test_smoke_train_sample_resume(run, data_dir, tmp_path):
 
 def test_one_pair_a_step_and_every_option(data_dir, pairs, tmp_path):
     train_here(data_dir, tmp_path / "a", "--batch-size", 1, "--max-steps", 1)
-    options = "--net-g vanilla --net-d vanilla --conditional-d --gan-loss bce --no-head --flip --amp".split()
+    options = "--net-g vanilla --net-d vanilla --no-conditional-d --gan-loss bce --no-head --flip --amp".split()
     rates = "--lr-e 5e-6 --lr-g 8e-4 --lr-d-vae 4e-7 --lr-d-lr 3e-7 --direction BtoA --input-channels 1".split()
     state = train_here(data_dir, tmp_path / "b", "--dataset", pairs, "--max-steps", 1, *options, *rates)
     assert state["channels"] == (1, 3)
