@@ -79,7 +79,8 @@ def measure(size, batch, rounds, official):
     ours.load_pairs = lambda *_: ours.datasets.ImageSet("random", "train", images, images)
     ours.datasets.steps = steps
     ours.metrics.start_run = lambda *_: types.SimpleNamespace(add=lambda *_, **__: None)
-    flags = f"--image-size {size} --batch-size {batch} --ngf 64 --ndf 64 --nef 64 --no-head --no-conditional-d --lr 2e-4 --epochs 1000000"
+    flags = f"--image-size {size} --batch-size {batch} --ngf 64 --ndf 64 --nef 64 --no-head --no-conditional-d"
+    flags += " --lr 2e-4 --epochs 1000000"
     ours.train(ours.build_parser().parse_args(f"{flags} --device cpu --log-every 0 --out unused".split()), None)
     parameters = [sum(p.numel() for p in built["nets"][name].parameters()) for name in ("G", "E", "D_VAE")]
     return {name: median(times[2:]) for name, times in seconds.items()}, parameters  # the first two warm up
