@@ -396,13 +396,16 @@ def measure(nets, train, test, args, device, instruments):
     """Realism, diversity and use of the code on the test split -> list of metrics.Score."""
     G, E, (inception, lpips) = nets["G"], nets["E"], instruments
     noise = torch.Generator().manual_seed(args.seed)
-    fake, codes = [], []
+    fake, codes, errors = [], [], []
     for batch in datasets.make_loader(test, 32, shuffle=False, drop_last=False):
         A, B = datasets.to_float(batch["image"], device), datasets.to_float(batch["target"], device)
-        fake.append(datasets.to_uint8(G(A, draw_noise((len(A), args.nz), noise, device))).cpu())
+        z = draw_noise((len(A), args.nz), noise, device)
+        fake_rand = G(A, z)
+        fake.append(datasets.to_uint8(fake_rand).cpu())
+        errors.append((z - E(fake_rand)[0]).abs())
         codes.append(torch.stack(E(B)))  # (2, B, nz): mu, logvar
     real, more_real = torch.from_numpy(test.targets), torch.from_numpy(train.targets)
-    kl = kl_per_dim(*torch.cat(codes, dim=1)).tolist()
+    kl, error = kl_per_dim(*torch.cat(codes, dim=1)).tolist(), torch.cat(errors).mean().item()
     rows = datasets.fixed_batch(test, 100, device)  # the official protocol: 100 drawings, 20 samples, consecutive pairs
     samples = (paint(G, a[None], draw_noise((20, args.nz), noise, device))[:, 0] for a in rows["image"])
     ceiling = metrics.lpips_diversity(rows["target"][None], lpips)
@@ -411,6 +414,7 @@ def measure(nets, train, test, args, device, instruments):
         metrics.fid(real, torch.cat(fake), inception, real2=more_real),
         metrics.lpips_diversity(samples, lpips, pairs="consecutive"),
         ceiling,
+        metrics.Score("|z - mu(G(A, z))|", error, n_fake=len(test), note="0.80: E knows nothing of z"),
         metrics.Score("KL, nats", sum(kl), n_real=len(test), note="by dimension " + " ".join(f"{k:.2f}" for k in kl)),
     ]
 
@@ -422,7 +426,7 @@ def evaluate(args, checkpoint):
     nets = build(args, checkpoint["channels"], device, checkpoint)
     train_set, test_set = (load_pairs(args, split, checkpoint["channels"]) for split in ("train", "test"))
     scores = measure(nets, train_set, test_set, args, device, instruments)
-    facts = {"step": checkpoint["step"], "seconds": checkpoint["log"]["seconds"], "args": vars(args)}
+    facts = {"step": checkpoint["step"], "minutes": checkpoint["log"]["seconds"] / 60, "args": vars(args)}
     metrics.write_scores(Path(args.out, "metrics.json"), scores, **facts)
 
 

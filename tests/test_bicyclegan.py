@@ -406,7 +406,8 @@ def test_evaluate_writes_every_score(data_dir, pairs, tmp_path):
     B.main(["--evaluate", str(tmp_path / "last.pt"), *flags])
     facts = json.loads((tmp_path / "metrics.json").read_text())
     scores = {score["metric"]: score for score in facts["scores"]}
-    assert facts["step"] == 2 and len(scores) == 4
+    assert facts["step"] == 2 and facts["minutes"] > 0 and len(scores) == 5
+    assert 0.3 < scores["|z - mu(G(A, z))|"]["value"] < 1.5
     fid = scores["FID"]
     assert fid["dims"] == 64 and fid["n_fake"] == fid["n_real"] == 4 and fid["weights"] and fid["resize"]
     assert fid["value"] > 0 and fid["floor"] > 0 and scores["LPIPS diversity"]["n_fake"] == 4 * 20
