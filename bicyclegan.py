@@ -103,7 +103,7 @@ def build_parser():
     )
     p.add_argument("--nz", type=int, default=8, help="length of the code z (paper: 8)")
     p.add_argument("--ngf", type=int, default=24, help="channels of G's first layer (paper: 64)")
-    p.add_argument("--ndf", type=int, default=32, help="channels of each D's first layer (paper: 64)")
+    p.add_argument("--ndf", type=int, default=24, help="channels of each D's first layer (paper: 64)")
     p.add_argument("--nef", type=int, default=24, help="channels of E's first layer (paper: 64)")
     p.add_argument("--net-g", default="unet", choices=("unet", "vanilla"), help="vanilla = without the skips")
     p.add_argument("--net-d", default="patch", choices=("patch", "vanilla"), help="vanilla = one score per image")

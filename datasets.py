@@ -93,7 +93,7 @@ def counts(train: int, val: int = 0, test: int = 0) -> dict[str, int]:
 
 KNOWN = {
     "faces": Known("builtin", "cartoon faces, 8 attributes", (3,), counts(4000, test=1000), "drawn here", "MIT"),
-    "edges2faces": Known("builtin", "outlines to those faces", (1, 3), counts(3000, test=500), "drawn here", "MIT"),
+    "edges2faces": Known("builtin", "outlines to those faces", (1, 3), counts(2400, test=500), "drawn here", "MIT"),
     "digits": Known("builtin", "written digits, 10 classes", (1,), counts(5000, test=1000), "drawn here", "MIT"),
     "edges2shoes": Known("pix2pix", "outlines to shoes", (1, 3), counts(49825, 200), "Zappos50K, 2.2 GB", "research"),
     "edges2handbags": Known("pix2pix", "outlines to bags", (1, 3), counts(138567, 200), "Amazon, 8.6 GB", "not stated"),
