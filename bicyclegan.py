@@ -25,7 +25,8 @@ Differences from the paper and its official code:
      --no-conditional-d.
   5. One backward pass where the official code has two: E is frozen while it reads fake_rand.
 
-Measured (README has the pictures): ...
+Measured, the default run on two CPU cores: 8 minutes, FID-768 1.82 (floor 0.07), LPIPS diversity 0.264 (ceiling 0.319).
+README shows its pictures, a run without the latent losses, and runs on photographs.
 
   python bicyclegan.py --epochs 20                                       the default run, without a download
   python bicyclegan.py --resume auto --epochs 40                         continue it

@@ -863,16 +863,19 @@ class RunLog:
         try:
             rows = [line.split(",") for line in self.path.read_text().splitlines()[1:]]
             table = np.array([[float(cell or "nan") for cell in row] for row in rows]).reshape(-1, len(self.columns))
-            figure = Figure(figsize=(8, 3 * len(self.figures)), layout="constrained")
-            axes = figure.subplots(len(self.figures), squeeze=False)[:, 0]
-            for axis, (title, names) in zip(axes, self.figures.items(), strict=True):
+            height = -(-len(self.figures) // 2)  # two side by side
+            figure = Figure(figsize=(12, 3 * height), layout="constrained")
+            axes = figure.subplots(height, 2, squeeze=False).flatten()
+            for axis in axes[len(self.figures) :]:
+                axis.set_axis_off()
+            for axis, (title, names) in zip(axes, self.figures.items(), strict=False):
                 for name in names:
                     points = table[:, [0, self.columns.index(name)]]
                     step, value = points[np.isfinite(points[:, 1])].T  # without empty cells, NaN and infinities
                     (faint,) = axis.plot(step, value, marker="." if len(value) < 20 else "", alpha=0.3)
                     axis.plot(step, _smooth(value), color=faint.get_color(), label=name)
                 axis.set(title=title, xlabel="step")
-                axis.legend()
+                axis.legend(fontsize="small", loc="best")
             image = io.BytesIO()
             figure.savefig(image, format="png")
             _replace_file(self.path.with_name("curves.png"), image.getvalue())

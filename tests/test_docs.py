@@ -53,6 +53,26 @@ def test_figures_of_readme_come_from_result_files():
         assert f"{value:.{digits}f}" == figure, f"{path} {key} is {value}, README says {figure}"
 
 
+def test_figures_of_the_docstring_are_those_of_the_result_file():
+    text = importlib.import_module("bicyclegan").__doc__
+    facts = json.loads((ROOT / "benchmarks/results/bicyclegan-edges2faces.json").read_text())
+    fid, diversity, ceiling = facts["scores"][:3]
+    assert f"{facts['minutes']:.0f} minutes" in text
+    assert f"FID-768 {fid['value']:.2f} (floor {fid['floor']:.2f})" in text
+    assert f"LPIPS diversity {diversity['value']:.3f} (ceiling {ceiling['value']:.3f})" in text
+
+
+def test_readme_counts_lines_and_parameters():
+    rows = re.findall(r"\| \[(\w+)\.py\]\(\w+\.py\) \|[^|]*\| (\d+) \| ([^|]*) \|", (ROOT / "README.md").read_text())
+    assert [script for script, _, _ in rows] == SCRIPTS
+    for script, lines, parameters in rows:
+        assert len((ROOT / f"{script}.py").read_text().splitlines()) == int(lines)
+        module = importlib.import_module(script)
+        channels = {"bicyclegan": (1, 3)}[script]  # of the default data set
+        for net in module.build(module.build_parser().parse_args([]), channels, "cpu").values():
+            assert f"{sum(p.numel() for p in net.parameters()):,}" in parameters
+
+
 def test_pictures_of_readme_exist():
     pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", (ROOT / "README.md").read_text())
     assert pictures and all((ROOT / picture).stat().st_size < 1_500_000 for picture in pictures)
