@@ -432,6 +432,7 @@ def test_complaints_name_the_thing_and_the_remedy(capsys, trained, data_dir, pai
     flags = [*SMALL, "--data-dir", data_dir, "--max-steps", 1, "--out", tmp_path / "run"]
     assert "unknown data set 'edges2cats'" in complaint(capsys, *flags, "--dataset", "edges2cats")
     assert "48" in complaint(capsys, *flags, "--image-size", 48)
+    assert "--lr" in complaint(capsys, *flags, "--lr", -1) and "--ndf" in complaint(capsys, *flags, "--ndf", 1)
     assert "not a set of pairs" in complaint(capsys, *flags, "--dataset", "digits")
     assert "no checkpoint" in complaint(capsys, "--sample", tmp_path / "none.pt")
     assert "ngf 4" in complaint(capsys, "--resume", trained, "--ngf", 8, "--epochs", 2)
