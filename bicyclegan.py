@@ -23,7 +23,8 @@ Differences from the paper and its official code:
   4. G ends in one more convolution, which sees A at full size: at 64 px the lines would blur else. The sizes, the rate
      and the batch fit a CPU. The official networks: --image-size 128 --ngf 64 --ndf 64 --nef 64 --no-head
      --no-conditional-d.
-  5. One backward pass where the official code has two: E is frozen while it reads fake_rand.
+  5. One backward pass where the official code has two: E is frozen while it reads fake_rand. No dropout in G, which the
+     official command for edges2shoes turns on.
 
 Measured, the default run on two CPU cores: 8 minutes, FID-768 1.82 (floor 0.07), LPIPS diversity 0.264 (ceiling 0.319).
 README shows its pictures, a run without the latent losses, and runs on photographs.
@@ -269,6 +270,9 @@ def kl_per_dim(mu, logvar):
 # ------------------------------------------------------------ shared idioms: the same text in every script (a test)
 
 
+RANKS = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}  # the environment variables that torchrun sets
+
+
 def pick_device(name):
     """--device -> (device, rank, number of processes); joins torchrun's process group where there is one."""
     if name == "auto":
@@ -281,9 +285,6 @@ def pick_device(name):
     if world > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if name == "cuda" else "gloo")
     return torch.device(name), rank, world
-
-
-RANKS = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}  # the environment variables that torchrun sets
 
 
 def broadcast_weights(*nets):
