@@ -256,10 +256,8 @@ def gan_loss(scores, is_real, kind):
 
 def d_loss(D, real, fake, kind):
     """Real scores to 1, fake scores to 0, from one pass of D: it has no BatchNorm, so no image sees another."""
-    scores = D(torch.cat([real, fake]))
-    return gan_loss([s[: len(real)] for s in scores], True, kind) + gan_loss(
-        [s[len(real) :] for s in scores], False, kind
-    )
+    scores = [s.split([len(real), len(fake)]) for s in D(torch.cat([real, fake]))]
+    return gan_loss([s[0] for s in scores], True, kind) + gan_loss([s[1] for s in scores], False, kind)
 
 
 def kl_per_dim(mu, logvar):
@@ -406,14 +404,13 @@ def measure(nets, train, test, args, device, instruments):
         fake.append(datasets.to_uint8(fake_rand).cpu())
         errors.append((z - E(fake_rand)[0]).abs())
         codes.append(torch.stack(E(B)))  # (2, B, nz): mu, logvar
-    real, more_real = torch.from_numpy(test.targets), torch.from_numpy(train.targets)
     kl, error = kl_per_dim(*torch.cat(codes, dim=1)).tolist(), torch.cat(errors).mean().item()
     rows = datasets.fixed_batch(test, 100, device)  # the official protocol: 100 drawings, 20 samples, consecutive pairs
     samples = (paint(G, a[None], draw_noise((20, args.nz), noise, device))[:, 0] for a in rows["image"])
     ceiling = metrics.lpips_diversity(rows["target"][None], lpips)
     ceiling.metric = "LPIPS of true pictures (ceiling)"
     return [
-        metrics.fid(real, torch.cat(fake), inception, real2=more_real),
+        metrics.fid(test.targets, torch.cat(fake), inception, real2=train.targets),
         metrics.lpips_diversity(samples, lpips, pairs="consecutive"),
         ceiling,
         metrics.Score("|z - mu(G(A, z))|", error, n_fake=len(test), note="0.80: E knows nothing of z"),
@@ -560,7 +557,7 @@ def main(argv=None):
             raise datasets.DataError(f"--image-size {args.image_size}: G halves it down to 1; use 32, 64, 128 or 256")
         if min(args.lr, args.nz, args.ngf, args.ndf // 2, args.nef) <= 0 or args.workers < 0:
             raise datasets.DataError(
-                "--lr, --nz, --ngf, --ndf (2 or more) and --nef must be positive, --workers not negative"
+                "--lr, --nz, --ngf, --nef must be positive, --ndf 2 or more, --workers not negative"
             )
         (sample if args.sample else evaluate if args.evaluate else train)(args, checkpoint)
     except (datasets.DataError, metrics.MetricError, OSError) as error:
