@@ -246,7 +246,7 @@ def init_weights(net):
 def gan_loss(scores, is_real, kind):
     """How far D's scores are from 1 (real) or 0 (fake), averaged over each map and summed over the scales.
 
-    lsgan: squared distance (Mao et al., arXiv:1611.04076, eq. 2). bce: cross entropy, the scores being logits.
+    lsgan: squared distance (Mao et al., arXiv:1611.04076), without its factors 1/2. bce: cross entropy, the scores being logits.
     """
     target = float(is_real)
     if kind == "lsgan":
@@ -382,7 +382,9 @@ def sample(args, checkpoint):
     datasets.save_rows({title: x[:8] for title, x in (columns | walk).items()}, out / "interpolation.png")
     for i, file in enumerate(files):
         for title, pictures in samples.items():
-            datasets.save_grid(pictures[i : i + 1], out / f"{Path(file).stem}_{title}.png", columns=1, padding=0)
+            datasets.save_grid(
+                pictures[i : i + 1], out / f"{i:04d}_{Path(file).stem}_{title}.png", columns=1, padding=0
+            )
     print(f"{out}: samples.png, interpolation.png" + (f", {len(files)} x {len(samples)} pictures" if files else ""))
 
 

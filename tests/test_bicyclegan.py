@@ -386,9 +386,10 @@ def test_translating_own_drawings_in_a_given_style(trained, tmp_path, capsys):
     made = sorted(p.name for p in (tmp_path / "out" / "samples").iterdir())
     each = ["style", "z1", "z2", "z3"]
     assert made == sorted(
-        [f"{n}_{s}.png" for n in ("grey", "clear", "print") for s in each] + ["samples.png", "interpolation.png"]
+        [f"{i:04d}_{n}_{s}.png" for i, n in enumerate(("clear", "grey", "print")) for s in each]
+        + ["samples.png", "interpolation.png"]
     )
-    assert Image.open(tmp_path / "out" / "samples" / "grey_z1.png").size == (32, 32)
+    assert Image.open(tmp_path / "out" / "samples" / "0001_grey_z1.png").size == (32, 32)
 
 
 def test_the_same_code_paints_the_same_picture(trained, tmp_path):
