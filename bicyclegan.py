@@ -246,7 +246,7 @@ def init_weights(net):
 def gan_loss(scores, is_real, kind):
     """How far D's scores are from 1 (real) or 0 (fake), averaged over each map and summed over the scales.
 
-    lsgan: squared distance (Mao et al., arXiv:1611.04076), without its factors 1/2. bce: cross entropy, the scores being logits.
+    lsgan: squared distance (Mao et al., arXiv:1611.04076, without the factors 1/2). bce: cross entropy of logits.
     """
     target = float(is_real)
     if kind == "lsgan":
