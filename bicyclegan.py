@@ -4,13 +4,11 @@ Zhu et al., "Toward Multimodal Image-to-Image Translation", NeurIPS 2017 (arXiv:
 
 A drawing A has many plausible pictures B; a code z of 8 normal numbers says which one is meant, and G(A, z) paints it.
 A conditional GAN soon ignores such a code. Two cycles, B -> z -> B and z -> B -> z, keep it meaningful:
-
   cVAE-GAN   B --E--> N(mu, exp(logvar)) --> z_enc --G(A, .)--> fake_enc      close to B, and real to D_VAE
   cLR-GAN    z ~ N(0, I) --G(A, .)--> fake_rand --E--> mu_rand                close to z; fake_rand real to D_LR
 
   A (B, 1 or 3, S, S)   z (B, nz)   G: a U-Net -> (B, 3, S, S) in [-1, 1]   E: a ResNet -> mu, logvar, (B, nz) each
   D_VAE, D_LR: patch scores at two scales, (B, 1, h, w) each
-
   min_{G,E} max_{D_VAE,D_LR}  GAN(D_VAE) + 10 |B - fake_enc|_1 + 0.01 KL(E(B) || N(0, I))        (section 3.4)
                               + GAN(D_LR) + 0.5 |z - mu_rand|_1
 
@@ -20,15 +18,13 @@ Differences from the paper and its official code:
   2. Weights start from N(0, 0.02), as in pix2pix. The official Xavier with gain 0.02 starts from a G almost blind to z.
   3. D sees (A, B), as the paper writes; the official default shows it B alone (--no-conditional-d). With few steps and
      small networks, some codes then give broken pictures.
-  4. G ends in one more convolution, which sees A at full size: at 64 px the lines would blur else. The sizes, the rate
-     and the batch fit a CPU. The official networks: --image-size 128 --ngf 64 --ndf 64 --nef 64 --no-head
-     --no-conditional-d.
+  4. G ends in one more convolution, which sees A at full size: at 64 px the lines would blur else. Sizes, rate, batch
+     fit a CPU. Official: --image-size 128 --ngf 64 --ndf 64 --nef 64 --no-head --no-conditional-d.
   5. One backward pass where the official code has two: E is frozen while it reads fake_rand. No dropout in G, which the
      official command for edges2shoes turns on.
 
 Measured, the default run on two CPU cores: 8 minutes, FID-768 1.82 (floor 0.07), LPIPS diversity 0.264 (ceiling 0.319).
 README shows its pictures, a run without the latent losses, and runs on photographs.
-
   python bicyclegan.py --epochs 20                                       the default run, without a download
   python bicyclegan.py --resume auto --epochs 40                         continue it
   python bicyclegan.py --sample runs/bicyclegan-edges2faces-s0/last.pt   rows of samples, a walk between two codes
@@ -43,11 +39,9 @@ README shows its pictures, a run without the latent losses, and runs on photogra
 
 import argparse
 import math
-import os
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
@@ -61,13 +55,8 @@ SCRIPT = "bicyclegan"
 
 
 def build_parser():
-    p = argparse.ArgumentParser(
-        prog=f"{SCRIPT}.py",
-        usage="%(prog)s [flags]   (%(prog)s --help lists them)",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    p = argparse.ArgumentParser(f"{SCRIPT}.py", "%(prog)s [flags]   (--help lists them)", __doc__, allow_abbrev=False)
+    p.formatter_class = argparse.RawDescriptionHelpFormatter
     yes_no = argparse.BooleanOptionalAction
     # The common flags: the same in all eight scripts.
     p.add_argument("--dataset", default="edges2faces", help="a set's name (python datasets.py lists them) or a folder")
@@ -86,9 +75,7 @@ def build_parser():
     p.add_argument("--workers", type=int, default=0, help="processes that fetch batches; 0 = the main process")
     p.add_argument("--out", default="", help="run folder; empty = runs/SCRIPT-DATASET-sSEED")
     p.add_argument("--log-every", type=int, default=50, help="steps between two rows of log.csv; 0 = never")
-    p.add_argument(
-        "--sample-every", type=int, default=500, help="steps between two sample pictures; 0 = only at the end"
-    )
+    p.add_argument("--sample-every", type=int, default=500, help="steps between two pictures; 0 = only at the end")
     p.add_argument("--save-every", type=int, default=500, help="steps between two checkpoints; 0 = only at the end")
     p.add_argument("--eval-every", type=int, default=0, help="steps between two measurements; 0 = never")
     p.add_argument("--resume", default="", metavar="CKPT|auto", help="continue a run; auto = the run folder's last.pt")
@@ -100,18 +87,14 @@ def build_parser():
     p.add_argument("--direction", default="AtoB", choices=("AtoB", "BtoA"), help="A = left half of a file, B = right")
     p.add_argument("--input-channels", type=int, default=0, choices=(0, 1, 3), help="of A; 0 = as the data set has it")
     p.add_argument("--flip", action=yes_no, default=False, help="mirror half of the training pairs")
-    p.add_argument(
-        "--decay-from", type=int, default=10, help="epoch from which lr falls linearly to 0; 0 = never (paper: half)"
-    )
+    p.add_argument("--decay-from", type=int, default=10, help="epoch from which lr falls to 0; 0 = never (paper: half)")
     p.add_argument("--nz", type=int, default=8, help="length of the code z (paper: 8)")
     p.add_argument("--ngf", type=int, default=24, help="channels of G's first layer (paper: 64)")
     p.add_argument("--ndf", type=int, default=24, help="channels of each D's first layer (paper: 64)")
     p.add_argument("--nef", type=int, default=24, help="channels of E's first layer (paper: 64)")
     p.add_argument("--net-g", default="unet", choices=("unet", "vanilla"), help="vanilla = without the skips")
     p.add_argument("--net-d", default="patch", choices=("patch", "vanilla"), help="vanilla = one score per image")
-    p.add_argument(
-        "--conditional-d", action=yes_no, default=True, help="D sees (A, B), not only B (paper: yes; official code: no)"
-    )
+    p.add_argument("--conditional-d", action=yes_no, default=True, help="D sees (A, B), not only B (official code: no)")
     p.add_argument("--head", action=yes_no, default=True, help="G ends in a convolution that sees A again (paper: no)")
     p.add_argument("--gan-loss", default="lsgan", choices=("lsgan", "bce"), help="adversarial loss (paper: lsgan)")
     p.add_argument("--lambda-l1", type=float, default=10.0, help="weight of |B - fake_enc| (paper: 10)")
@@ -265,59 +248,12 @@ def kl_per_dim(mu, logvar):
     return 0.5 * (mu.square() + logvar.exp() - 1.0 - logvar).mean(dim=0)
 
 
-# ------------------------------------------------------------ shared idioms: the same text in every script (a test)
-
-
-RANKS = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}  # the environment variables that torchrun sets
-
-
-def pick_device(name):
-    """--device -> (device, rank, number of processes); joins torchrun's process group where there is one."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    elif name != "cpu" and not getattr(torch, name).is_available():
-        raise datasets.DataError(f"--device {name}: this machine has none; use --device auto")
-    rank, world, local = (int(os.environ.get(key, fallback)) for key, fallback in RANKS.items())
-    if name == "cuda":
-        torch.cuda.set_device(local)
-    if world > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if name == "cuda" else "gloo")
-    return torch.device(name), rank, world
-
-
-def broadcast_weights(*nets):
-    """Give every process rank 0's weights and buffers."""
-    for tensor in [t for net in nets for t in net.state_dict().values() if dist.is_initialized()]:
-        dist.broadcast(tensor, src=0)
-
-
-def average_gradients(*nets):
-    """After backward: the mean gradient over all processes, by one all_reduce; nothing happens on one process."""
-    if dist.is_initialized():
-        grads = [p.grad for net in nets for p in net.parameters() if p.grad is not None]
-        flat = torch.cat([g.flatten() for g in grads])
-        dist.all_reduce(flat)
-        for grad, mean in zip(grads, (flat / dist.get_world_size()).split([g.numel() for g in grads]), strict=True):
-            grad.copy_(mean.view_as(grad))
-
-
-def draw_noise(shape, generator, device="cpu", rank=0, world=1):
-    """N(0, I). Every process draws the rows of all and keeps each world-th, as the loader does with images: so two
-    processes with half the batch each compute what one computes. Drawn on the CPU: a GPU gets the same numbers."""
-    return torch.randn(shape[0] * world, *shape[1:], generator=generator)[rank::world].to(device)
-
-
 def lr_factor(epoch, epochs, decay_from):
     """1 until the epoch (a fraction, from 0) decay_from, then linear to 0 at the end; decay_from 0: always 1."""
     return min(1.0, (epochs - epoch) / (epochs - decay_from)) if 0 < decay_from < epochs else 1.0
 
 
-def due(step, every, last_step):
-    """True each `every` steps (0: never) and at the last."""
-    return step == last_step or (every > 0 and step % every == 0)
-
-
-# ----------------------------------------------------------------------------------------------- nets, data, pictures
+# ----------------------------------------------------------------------------------- pictures and measurements
 
 
 def build(args, channels, device, checkpoint=None):
@@ -340,95 +276,72 @@ def build(args, channels, device, checkpoint=None):
 
 def load_pairs(args, split, channels):
     """A split of --dataset; channels (of A, of B), 0 = as the set has them."""
-    c_A, c_B = (c or None for c in channels)
-    how = dict(data_dir=args.data_dir, direction=args.direction, input_channels=c_A, channels=c_B)
-    data = datasets.load(args.dataset, split, args.image_size, **how)
-    if data.targets is None:
-        raise datasets.DataError(f"{args.dataset} is not a set of pairs, which {SCRIPT}.py needs; try edges2faces")
-    return data
+    how = dict(data_dir=args.data_dir, direction=args.direction, input_channels=channels[0], channels=channels[1])
+    return datasets.load(args.dataset, split, args.image_size, paired=True, **how)
 
 
 @torch.no_grad()
-def paint(G, A, z):
-    """Every drawing with every code: A (n, C, S, S), z (k, nz) -> (k, n, C, S, S)."""
-    return torch.stack([G(A, code.expand(len(A), -1)) for code in z])
+def paint(G, A, z, names=None):
+    """Every drawing with every code: A (n, C, S, S), z (k, nz) -> {name of the code: pictures (n, C, S, S)}."""
+    names = names or [f"z{i + 1}" for i in range(len(z))]
+    return {name: G(A, code.expand(len(A), -1)) for name, code in zip(names, z, strict=True)}
 
 
 def sample(args, checkpoint):
     """--sample: samples.png, interpolation.png and, with --input, every sample in a file of its own."""
-    device, _, _ = pick_device(args.device)
-    nets = build(args, checkpoint["channels"], device, checkpoint)
-    G, E, (c_A, c_B) = nets["G"], nets["E"], checkpoint["channels"]
+    device, _, _ = metrics.pick_device(args.device)
+    G, E, *_ = build(args, checkpoint["channels"], device, checkpoint).values()
+    c_A, c_B = checkpoint["channels"]
     if args.input:
         A, files = datasets.read_images(args.input, args.image_size, channels=c_A)
-        columns = {"input": datasets.to_float(A, device)}
+        A, truth = datasets.to_float(A, device), {}
     else:
         rows, files = datasets.fixed_batch(load_pairs(args, "test", (c_A, c_B)), 8, device), []
-        columns = {"input": rows["image"], "truth": rows["target"]}
-    A = columns["input"]
-    z = draw_noise((max(2, args.num_samples), args.nz), torch.Generator().manual_seed(args.seed), device)
-    samples = {f"z{i + 1}": picture for i, picture in enumerate(paint(G, A, z))}
+        A, truth = rows["image"], {"truth": rows["target"]}
+    z = datasets.draw_noise((max(2, args.num_samples), args.nz), torch.Generator().manual_seed(args.seed), device)
+    samples, t = paint(G, A, z), torch.linspace(0, 1, 10, device=device)[:, None]
+    walk = paint(G, A, (1 - t) * z[0] + t * z[1], [f"{x:.1f}" for x in t.flatten().tolist()])
     if args.style_from:
         style, _ = datasets.read_images(args.style_from, args.image_size, channels=c_B, limit=1)
         with torch.no_grad():
             mu, _ = E(datasets.to_float(style, device))  # (1, nz): the likeliest code of that picture
-        samples = {"style": paint(G, A, mu)[0]} | samples
-    t = torch.linspace(0, 1, 10, device=device)[:, None]
-    walk = {
-        f"{x:.1f}": picture for x, picture in zip(t[:, 0].tolist(), paint(G, A, (1 - t) * z[0] + t * z[1]), strict=True)
-    }
+        samples = paint(G, A, mu, ["style"]) | samples
     out = Path(args.out, "samples")
-    datasets.save_rows({title: x[:8] for title, x in (columns | samples).items()}, out / "samples.png")
-    datasets.save_rows({title: x[:8] for title, x in (columns | walk).items()}, out / "interpolation.png")
-    for i, file in enumerate(files):
-        for title, pictures in samples.items():
-            datasets.save_grid(
-                pictures[i : i + 1], out / f"{i:04d}_{Path(file).stem}_{title}.png", columns=1, padding=0
-            )
+    datasets.save_rows({"input": A} | truth | samples, out / "samples.png")
+    datasets.save_rows({"input": A} | truth | walk, out / "interpolation.png")
+    datasets.save_each(samples, files, out)
     print(f"{out}: samples.png, interpolation.png" + (f", {len(files)} x {len(samples)} pictures" if files else ""))
-
-
-def load_instruments(args, device):
-    weights = args.weights_dir or None
-    return metrics.load_inception(args.fid_dims, weights, device), metrics.load_lpips(weights, device)
 
 
 @torch.no_grad()
 def measure(nets, train, test, args, device, instruments):
     """Realism, diversity and use of the code on the test split -> list of metrics.Score."""
-    G, E, (inception, lpips) = nets["G"], nets["E"], instruments
-    noise = torch.Generator().manual_seed(args.seed)
-    fake, codes, errors = [], [], []
-    for batch in datasets.make_loader(test, 32, shuffle=False, drop_last=False):
-        A, B = datasets.to_float(batch["image"], device), datasets.to_float(batch["target"], device)
-        z = draw_noise((len(A), args.nz), noise, device)
-        fake_rand = G(A, z)
-        fake.append(datasets.to_uint8(fake_rand).cpu())
-        errors.append((z - E(fake_rand)[0]).abs())
-        codes.append(torch.stack(E(B)))  # (2, B, nz): mu, logvar
-    kl, error = kl_per_dim(*torch.cat(codes, dim=1)).tolist(), torch.cat(errors).mean().item()
-    rows = datasets.fixed_batch(test, 100, device)  # the official protocol: 100 drawings, 20 samples, consecutive pairs
-    samples = (paint(G, a[None], draw_noise((20, args.nz), noise, device))[:, 0] for a in rows["image"])
-    ceiling = metrics.lpips_diversity(rows["target"][None], lpips)
-    ceiling.metric = "LPIPS of true pictures (ceiling)"
-    return [
-        metrics.fid(test.targets, torch.cat(fake), inception, real2=train.targets),
-        metrics.lpips_diversity(samples, lpips, pairs="consecutive"),
-        ceiling,
-        metrics.Score("|z - mu(G(A, z))|", error, n_fake=len(test), note="0.80: E knows nothing of z"),
-        metrics.Score("KL, nats", sum(kl), n_real=len(test), note="by dimension " + " ".join(f"{k:.2f}" for k in kl)),
-    ]
+    G, E, noise, errors = nets["G"], nets["E"], torch.Generator().manual_seed(args.seed), []
+
+    def sample_each(A):
+        z = datasets.draw_noise((len(A), args.nz), noise, device)
+        fake = G(A, z)
+        errors.append((z - E(fake)[0]).abs().mean(dim=1))
+        return fake
+
+    scores = metrics.one_to_many(sample_each, test, train, instruments, device)
+    batches = datasets.make_loader(test, 32, shuffle=False, drop_last=False)
+    codes = torch.cat([torch.stack(E(datasets.to_float(batch["target"], device))) for batch in batches], dim=1)
+    kl, error = kl_per_dim(*codes).tolist(), torch.cat(errors)[: len(test)].mean().item()  # codes: mu, logvar
+    scores += [metrics.Score("|z - mu(G(A, z))|", error, n_fake=len(test), note="0.80: E knows nothing of z")]
+    note = "by dimension " + " ".join(f"{k:.2f}" for k in kl)
+    return scores + [metrics.Score("KL, nats", sum(kl), n_real=len(test), note=note)]
 
 
 def evaluate(args, checkpoint):
     """--evaluate: print the scores and write metrics.json."""
-    device, _, _ = pick_device(args.device)
-    instruments = load_instruments(args, device)
+    device, _, _ = metrics.pick_device(args.device)
+    instruments = metrics.load_instruments(args.fid_dims, args.weights_dir, device)
     nets = build(args, checkpoint["channels"], device, checkpoint)
     train_set, test_set = (load_pairs(args, split, checkpoint["channels"]) for split in ("train", "test"))
     scores = measure(nets, train_set, test_set, args, device, instruments)
-    facts = {"step": checkpoint["step"], "minutes": checkpoint["log"]["seconds"] / 60, "args": vars(args)}
-    metrics.write_scores(Path(args.out, "metrics.json"), scores, **facts)
+    minutes = checkpoint["log"]["seconds"] / 60
+    metrics.write_scores(f"{args.out}/metrics.json", scores, step=checkpoint["step"], minutes=minutes, args=vars(args))
 
 
 # ----------------------------------------------------------------------------------------------------------- training
@@ -443,7 +356,7 @@ FIGURES = {  # title: columns of log.csv
 
 
 def train(args, checkpoint):
-    device, rank, world = pick_device(args.device)
+    device, rank, world = metrics.pick_device(args.device)
     torch.manual_seed(args.seed)
 
     # Data
@@ -452,8 +365,9 @@ def train(args, checkpoint):
     channels = (data.images.shape[1], data.targets.shape[1])
     loader = datasets.make_loader(data, args.batch_size, seed=args.seed, rank=rank, world=world, workers=args.workers)
     rows = datasets.fixed_batch(test, 6, device)
-    rows_z = draw_noise((max(2, args.num_samples), args.nz), torch.Generator().manual_seed(args.seed), device)
-    instruments = load_instruments(args, device) if args.eval_every else None  # not to be had? stop now, not later
+    rows_z = datasets.draw_noise((max(2, args.num_samples), args.nz), torch.Generator().manual_seed(args.seed), device)
+    if args.eval_every:  # weights not to be had? stop now, not later
+        instruments = metrics.load_instruments(args.fid_dims, args.weights_dir, device)
 
     # Networks, optimisers
     nets = build(args, channels, device, checkpoint)
@@ -466,7 +380,7 @@ def train(args, checkpoint):
         noise.set_state(checkpoint["noise"])
         for name, opt in opts.items():
             opt.load_state_dict(checkpoint[f"opt_{name}"])
-    broadcast_weights(*nets.values())
+    metrics.broadcast_weights(*nets.values())
     if args.compile:
         for net in nets.values():
             net.compile()
@@ -483,9 +397,10 @@ def train(args, checkpoint):
     if rank == 0:
         figures = FIGURES | {"KL of each dimension, nats": [f"kl_{i}" for i in range(args.nz)]}
         log = metrics.start_run(out, vars(args), figures, checkpoint)
-    bar = tqdm(total=last_step, initial=done, unit="step", disable=rank > 0)
+    steps = datasets.steps(loader, done, last_step)
+    bar = tqdm(steps, total=last_step, initial=done, unit="step", disable=rank > 0)
 
-    for step, epoch, batch in datasets.steps(loader, done, last_step):  # step counts from 1
+    for step, epoch, batch in bar:  # step counts from 1
         for opt in opts.values():
             factor = lr_factor((step - 1) / len(loader), args.epochs, args.decay_from)
             opt.param_groups[0]["lr"] = opt.defaults["lr"] * factor
@@ -495,7 +410,7 @@ def train(args, checkpoint):
         half = max(1, len(A) // 2)
         A1, B1 = A[:half], B[:half]  # the cVAE-GAN's pairs; the cLR-GAN paints the same drawings
         A2, B2 = A[-half:], B[-half:]  # the cLR-GAN's real pairs (where the batch is 1: the same pair)
-        eps, z = draw_noise((half, 2 * args.nz), noise, device, rank, world).chunk(2, dim=1)  # (half, nz) each
+        eps, z = datasets.draw_noise((half, 2 * args.nz), noise, device, rank, world).chunk(2, dim=1)  # (half, nz) each
 
         # (1) G and E step: minimise GAN + 10 L1 + 0.01 KL, and 0.5 latent L1 for G alone
         D_VAE.requires_grad_(False), D_LR.requires_grad_(False)
@@ -515,7 +430,7 @@ def train(args, checkpoint):
         loss = loss + args.lambda_kl * kl.sum() + args.lambda_latent * loss_latent
         opts["G"].zero_grad(), opts["E"].zero_grad()
         loss.backward()
-        average_gradients(G, E)
+        metrics.average_gradients(G, E)
         opts["G"].step(), opts["E"].step()
 
         # (2) D step: the scores of real pictures to 1, of fakes to 0
@@ -525,27 +440,25 @@ def train(args, checkpoint):
             loss_D_LR = d_loss(D_LR, see(A2, B2), see(A1, fake_rand.detach()), args.gan_loss)
         opts["D_VAE"].zero_grad(), opts["D_LR"].zero_grad()
         (loss_D_VAE + loss_D_LR).backward()
-        average_gradients(D_VAE, D_LR)
+        metrics.average_gradients(D_VAE, D_LR)
         opts["D_VAE"].step(), opts["D_LR"].step()
 
         # (3) log, pictures, scores, checkpoint
-        bar.update()
         if rank > 0:
             continue
         losses = dict(loss_D_VAE=loss_D_VAE, loss_D_LR=loss_D_LR, loss_G_VAE=loss_G_VAE, loss_G_LR=loss_G_LR)
         log.add(len(A) * world, **losses, loss_l1=loss_l1, loss_latent=loss_latent, kl=kl)  # means until the next row
-        if due(step, args.log_every, last_step):
-            one, other = paint(G, rows["image"], rows_z[:2])
+        if metrics.due(step, args.log_every, last_step):
+            one, other = paint(G, rows["image"], rows_z[:2]).values()
             row = log.write(step, epoch, diversity=(one - other).abs().mean())  # 0 to 2
             bar.set_postfix({name: f"{row[name]:.3f}" for name in ("loss_l1", "loss_latent", "diversity")})
-        if due(step, args.sample_every, last_step):
-            samples = {f"z{i + 1}": picture for i, picture in enumerate(paint(G, rows["image"], rows_z))}
-            columns = {"input": rows["image"], "truth": rows["target"]}
-            datasets.save_rows(columns | samples, out / f"samples/{step:07d}.png")
+        if metrics.due(step, args.sample_every, last_step):
+            columns = {"input": rows["image"], "truth": rows["target"]} | paint(G, rows["image"], rows_z)
+            datasets.save_rows(columns, out / f"samples/{step:07d}.png")
             log.plot()
         if args.eval_every and step % args.eval_every == 0:
             metrics.write_scores(out / f"metrics-{step:07d}.json", measure(nets, data, test, args, device, instruments))
-        if due(step, args.save_every, last_step):
+        if metrics.due(step, args.save_every, last_step):
             state = {"script": SCRIPT, "args": vars(args), "channels": channels, "step": step, "log": log.state()}
             state |= {"noise": noise.get_state(), **{name: net.state_dict() for name, net in nets.items()}}
             metrics.save_checkpoint(out / "last.pt", state | {f"opt_{n}": opt.state_dict() for n, opt in opts.items()})
@@ -567,8 +480,7 @@ def main(argv=None):
     except KeyboardInterrupt:
         parser.exit(130, f"\n{parser.prog}: stopped; --resume auto continues from the last checkpoint\n")
     finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        metrics.leave_processes()
 
 
 if __name__ == "__main__":

@@ -159,6 +159,7 @@ def load(
     input_channels: int | None = None,
     channels: int | None = None,
     data_url: str | None = None,
+    paired: bool = False,
 ) -> ImageSet:
     """Load a data set, each image resized to (image_size, image_size) pixels.
 
@@ -174,8 +175,9 @@ def load(
     split: "train", "test" or "val". "test" falls back to val/ and "val" to test/; built-in sets and MNIST serve both
     from their test split. Folder names "validation" and "valid" stand for "val".
     direction: "AtoB" makes A `images` and B `targets` of a paired set, "BtoA" the reverse.
-    channels: 1 or 3 converts the images (of a paired set: the output side), None leaves them as the set has them (a
-    folder: 3). input_channels: the same for the input side of a paired set.
+    channels: 1 or 3 converts the images (of a paired set: the output side), None or 0 leaves them as the set
+    has them (a folder: 3). input_channels: the same for the input side of a paired set.
+    paired: raise DataError if the set has no pairs.
     data_url: where the pix2pix archives are; also the environment variable DATASETS_URL. Default: their home.
 
     The two halves of a pair are stretched to the size; other pictures are cut to their middle square first. Colours are
@@ -189,7 +191,7 @@ def load(
         raise DataError(f"unknown direction {direction!r}: use AtoB or BtoA")
     if not isinstance(image_size, int) or image_size < 1:
         raise DataError(f"the image size must be a positive whole number of pixels, not {image_size!r}")
-    if not {channels, input_channels} <= {None, 1, 3}:
+    if not {channels, input_channels} <= {None, 0, 1, 3}:
         raise DataError("images have 1 channel (grey) or 3 (colour)")
     asked = (input_channels, channels) if direction == "AtoB" else (channels, input_channels)  # of A and of B
 
@@ -205,6 +207,8 @@ def load(
     else:
         source.channels = (channels or source.channels[0],)
 
+    if paired and len(source.channels) != 2:
+        raise DataError(f"{name} is not a set of pairs, which is what is needed here: try edges2faces")
     try:
         data = cached(source, image_size, data_dir)
     except OSError as error:
@@ -295,6 +299,17 @@ def steps(loader: DataLoader, done: int, last: int) -> Iterator[tuple[int, int, 
             yield done, epoch, batch
             if done == last:
                 return
+
+
+def draw_noise(
+    shape: Sequence[int], generator: torch.Generator, device: str | torch.device = "cpu", rank: int = 0, world: int = 1
+) -> torch.Tensor:
+    """N(0, I) float32 of `shape`, drawn on the CPU, so that a GPU gets the same numbers.
+
+    Every process draws the rows of all and keeps each world-th, as the loader does with images: so two processes with
+    half the batch each compute what one with the whole computes.
+    """
+    return torch.randn(shape[0] * world, *shape[1:], generator=generator)[rank::world].to(device)
 
 
 def to_float(batch: torch.Tensor, device: str | torch.device) -> torch.Tensor:
@@ -397,13 +412,20 @@ def save_grid(
             temporary.unlink(missing_ok=True)
 
 
-def save_rows(columns: dict[str, torch.Tensor], path: str | Path) -> None:
+def save_rows(columns: dict[str, torch.Tensor], path: str | Path, rows: int = 8) -> None:
     """Save a picture with a titled column for each entry, {title: images (N, 1 or 3, H, W) in [-1, 1]}.
 
-    Row i shows the i-th image of each. Raises DataError when it cannot be written.
+    Row i shows the i-th image of each, for the first `rows`. Raises DataError when it cannot be written.
     """
-    images = torch.stack([column.expand(-1, 3, -1, -1).cpu() for column in columns.values()], dim=1)
+    images = torch.stack([column[:rows].expand(-1, 3, -1, -1).cpu() for column in columns.values()], dim=1)
     save_grid(images.flatten(0, 1), path, len(columns), titles=list(columns))
+
+
+def save_each(columns: dict[str, torch.Tensor], files: Sequence[str], folder: Path) -> None:
+    """Save image i of each column, {title: images (N, C, H, W)}, as `folder`/i_FILE_TITLE.png. Raises DataError."""
+    for i, file in enumerate(files):
+        for title, images in columns.items():
+            save_grid(images[i : i + 1], folder / f"{i:04d}_{Path(file).stem}_{title}.png", columns=1, padding=0)
 
 
 def read_images(path: str | Path, image_size: int, channels: int = 3, limit: int = 0) -> tuple[torch.Tensor, list[str]]:

@@ -31,6 +31,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn as nn
 import torch.nn.functional as F
 from tqdm import tqdm
@@ -674,6 +675,78 @@ def lpips_diversity(samples: Iterable[torch.Tensor], net: LPIPS, pairs: str = "a
     return Score("LPIPS diversity", mean, std, n_fake=n, net="LPIPS v0.1 alex", weights=net.weights, note=note)
 
 
+# ----- Protocols: what a kind of model is judged by
+
+
+def load_instruments(dims: int, weights_dir: str, device: str | torch.device) -> tuple[Inception, LPIPS]:
+    """Inception and LPIPS for `one_to_many`; "" = torch's cache. MetricError where weights cannot be had."""
+    return load_inception(dims, weights_dir or None, device), load_lpips(weights_dir or None, device)
+
+
+@torch.no_grad()
+def one_to_many(sample, test, train, instruments: tuple[Inception, LPIPS], device: str | torch.device) -> list[Score]:
+    """Realism and diversity of a model that makes many pictures of one input -> FID, LPIPS diversity, its ceiling.
+
+    sample: inputs (n, C, S, S) in [-1, 1] on `device` -> pictures (n, C, S, S), each of a fresh code. test, train:
+    paired sets (uint8 `images`, `targets`). FID: a sample of every test input against its targets; floor: train's.
+    Diversity: BicycleGAN's protocol, 100 inputs x 20 samples, consecutive pairs; ceiling: between 100 true pictures.
+    """
+    inception, lpips = instruments
+
+    def floats(images):
+        return torch.from_numpy(np.array(images)).to(device).float() / 127.5 - 1
+
+    fake = [sample(floats(test.images[i : i + 32])).cpu() for i in range(0, len(test.images), 32)]
+    fake = (torch.cat(fake).clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)
+    n = min(100, len(test.images))
+    some = [i * len(test.images) // n for i in range(n)]
+    samples = (sample(floats(test.images[i : i + 1]).expand(20, -1, -1, -1)) for i in some)
+    diversity = lpips_diversity(samples, lpips, pairs="consecutive")
+    ceiling = lpips_diversity(floats(test.targets[some])[None], lpips)
+    ceiling.metric = "LPIPS of true pictures (ceiling)"
+    return [fid(test.targets, fake, inception, real2=train.targets), diversity, ceiling]
+
+
+# ----- One process or many
+
+
+def pick_device(name: str) -> tuple[torch.device, int, int]:
+    """--device -> (device, rank, number of processes); joins torchrun's process group where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    elif name != "cpu" and not getattr(torch, name).is_available():
+        raise MetricError(f"--device {name}: this machine has none; use --device auto")
+    ranks = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}  # what torchrun sets
+    rank, world, local = (int(os.environ.get(key, fallback)) for key, fallback in ranks.items())
+    if name == "cuda":
+        torch.cuda.set_device(local)
+    if world > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if name == "cuda" else "gloo")
+    return torch.device(name), rank, world
+
+
+def broadcast_weights(*nets: nn.Module) -> None:
+    """Give every process rank 0's weights and buffers."""
+    for tensor in [t for net in nets for t in net.state_dict().values() if dist.is_initialized()]:
+        dist.broadcast(tensor, src=0)
+
+
+def average_gradients(*nets: nn.Module) -> None:
+    """After backward: the mean gradient over all processes, by one all_reduce; nothing happens on one process."""
+    if dist.is_initialized():
+        grads = [p.grad for net in nets for p in net.parameters() if p.grad is not None]
+        flat = torch.cat([g.flatten() for g in grads])
+        dist.all_reduce(flat)
+        for grad, mean in zip(grads, (flat / dist.get_world_size()).split([g.numel() for g in grads]), strict=True):
+            grad.copy_(mean.view_as(grad))
+
+
+def leave_processes() -> None:
+    """At the end of a script, however it ends."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 # ----- The run folder: flags, log and curves, scores, checkpoints
 
 
@@ -710,6 +783,11 @@ FREE_FLAGS = (
     "data_dir epochs max_steps device amp compile workers out log_every sample_every save_every eval_every "
     "resume sample evaluate num_samples weights_dir"
 ).split()
+
+
+def due(step: int, every: int, last_step: int) -> bool:
+    """True each `every` steps (0: never) and at the last."""
+    return step == last_step or (every > 0 and step % every == 0)
 
 
 def save_checkpoint(path: str | Path, state: dict) -> None:

@@ -170,7 +170,7 @@ def gradients(monkeypatch, data_dir, tmp_path):
             }
             seen.append(grads)
 
-        monkeypatch.setattr(B, "average_gradients", spy)
+        monkeypatch.setattr(B.metrics, "average_gradients", spy)
         train_here(data_dir, tmp_path / f"run{len(list(tmp_path.iterdir()))}", "--max-steps", 1, *flags)
         return seen
 
@@ -213,7 +213,7 @@ def test_the_generator_step_leaves_no_gradient_in_d(monkeypatch, data_dir, tmp_p
             assert all(p.grad is None for name in ("D_VAE", "D_LR") for p in made["nets"][name].parameters())
             made["asked"] = True
 
-    monkeypatch.setattr(B, "average_gradients", spy)
+    monkeypatch.setattr(B.metrics, "average_gradients", spy)
     train_here(data_dir, tmp_path / "run", "--max-steps", 1)
     assert made["asked"]
 
