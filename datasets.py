@@ -79,9 +79,9 @@ def warn(text: str) -> None:
 
 
 class Known(NamedTuple):
-    reader: str  # "builtin", "pix2pix" or "idx"
+    reader: str  # "builtin", "toy", "pix2pix", "idx" or "torchvision"
     what: str
-    channels: tuple[int, ...]  # one number, or two for pairs: of A and of B
+    channels: tuple[int, ...]  # one number, or two for pairs: of A and of B; none for points
     images: dict[str, int]  # of each split, where the set is complete
     source: str
     licence: str
@@ -95,6 +95,9 @@ KNOWN = {
     "faces": Known("builtin", "cartoon faces, 8 attributes", (3,), counts(4000, test=1000), "drawn here", "MIT"),
     "edges2faces": Known("builtin", "outlines to those faces", (1, 3), counts(2400, test=500), "drawn here", "MIT"),
     "digits": Known("builtin", "written digits, 10 classes", (1,), counts(5000, test=1000), "drawn here", "MIT"),
+    "8gaussians": Known("toy", "points, 8 clusters on a circle", (), counts(10000, test=2000), "drawn here", "MIT"),
+    "25gaussians": Known("toy", "points, 25 clusters on a grid", (), counts(10000, test=2000), "drawn here", "MIT"),
+    "swissroll": Known("toy", "points on a spiral", (), counts(10000, test=2000), "drawn here", "MIT"),
     "edges2shoes": Known("pix2pix", "outlines to shoes", (1, 3), counts(49825, 200), "Zappos50K, 2.2 GB", "research"),
     "edges2handbags": Known("pix2pix", "outlines to bags", (1, 3), counts(138567, 200), "Amazon, 8.6 GB", "not stated"),
     "facades": Known("pix2pix", "facades to labels", (3, 3), counts(400, 100, 106), "CMP facades, 31 MB", "research"),
@@ -102,7 +105,10 @@ KNOWN = {
     "night2day": Known("pix2pix", "night to day", (3, 3), counts(17823, 2287, 2297), "Laffont, 1.9 GB", "research"),
     "mnist": Known("idx", "written digits, 10 classes", (1,), counts(60000, test=10000), "12 MB", "CC BY-SA 3.0"),
     "fashion-mnist": Known("idx", "clothes, 10 classes", (1,), counts(60000, test=10000), "Zalando, 31 MB", "MIT"),
+    "cifar10": Known("torchvision", "photos, 10 classes", (3,), counts(50000, test=10000), "170 MB", "not stated"),
+    "stl10": Known("torchvision", "photos, 10 classes", (3,), counts(5000, test=8000), "ImageNet, 2.6 GB", "research"),
 }
+TOYS = tuple(name for name, known in KNOWN.items() if known.reader == "toy")
 BUILTIN_SEED = 0  # of the drawings; train and test are drawn from different random numbers
 IDX_FOLDERS = {  # torchvision's, under data_dir, and Debian's package dataset-fashion-mnist
     "mnist": ("MNIST/raw",),
@@ -111,6 +117,14 @@ IDX_FOLDERS = {  # torchvision's, under data_dir, and Debian's package dataset-f
 IDX_CLASSES = {
     "mnist": [str(digit) for digit in range(10)],
     "fashion-mnist": "T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag Ankle-boot".split(),
+}
+TORCHVISION_ARCHIVES = {  # where NAME.tar.gz is, NAME, and torchvision's folder, which is in it
+    "cifar10": ("https://www.cs.toronto.edu/~kriz", "cifar-10-python", "cifar-10-batches-py"),
+    "stl10": ("http://ai.stanford.edu/~acoates/stl10", "stl10_binary", "stl10_binary"),
+}
+TORCHVISION_CLASSES = {
+    "cifar10": "airplane automobile bird cat deer dog frog horse ship truck".split(),
+    "stl10": "airplane bird car cat deer dog horse monkey ship truck".split(),
 }
 
 
@@ -149,6 +163,24 @@ class ImageSet(Dataset):
         return {key: batch[0] for key, batch in self.__getitems__([index]).items()}
 
 
+@dataclass(eq=False)
+class Points(Dataset):
+    """A set of points in the plane: an item is {"image": float32 (2,)}, and needs no scaling."""
+
+    name: str
+    split: str
+    points: np.ndarray  # float32 (N, 2)
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
+        return {"image": torch.from_numpy(self.points[list(indices)])}
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {"image": self.__getitems__([index])["image"][0]}
+
+
 def load(
     name: str,
     split: str = "train",
@@ -160,20 +192,22 @@ def load(
     channels: int | None = None,
     data_url: str | None = None,
     paired: bool = False,
-) -> ImageSet:
+) -> ImageSet | Points:
     """Load a data set, each image resized to (image_size, image_size) pixels.
 
     name: a set in `KNOWN` (`python datasets.py` prints them), or the path of a folder, whose layout decides
     (a folder that has the name of a set: ./NAME):
 
-    - `DIR/{train,val,test}/*.jpg`: pairs side by side in one picture, A left and B right
+    - `DIR/{train,val,test}/*.jpg`: pairs side by side in one picture, A left and B right; or, if they are not so wide,
+      plain images
     - `DIR/{trainA,trainB,testA,testB}/*.jpg`: two unpaired domains, as classes "A" and "B"
     - `DIR/{train,val,test}/CLASS/**/*.jpg`: classes
     - `DIR/CLASS/**/*.jpg`, `DIR/*.jpg`: classes, or plain images; every tenth by name belongs to the split "test"
     - `DIR/train-images-idx3-ubyte` and so on, `.gz` or not: MNIST's format
 
-    split: "train", "test" or "val". "test" falls back to val/ and "val" to test/; built-in sets and MNIST serve both
-    from their test split. Folder names "validation" and "valid" stand for "val".
+    A name in `TOYS` gives `Points`, whatever the size and the channels; all else is an `ImageSet`.
+    split: "train", "test" or "val". "test" falls back to val/ and "val" to test/; built-in sets, MNIST, CIFAR-10 and
+    STL-10 serve both from their test split. Folder names "validation" and "valid" stand for "val".
     direction: "AtoB" makes A `images` and B `targets` of a paired set, "BtoA" the reverse.
     channels: 1 or 3 converts the images (of a paired set: the output side), None or 0 leaves them as the set
     has them (a folder: 3). input_channels: the same for the input side of a paired set.
@@ -193,11 +227,16 @@ def load(
         raise DataError(f"the image size must be a positive whole number of pixels, not {image_size!r}")
     if not {channels, input_channels} <= {None, 0, 1, 3}:
         raise DataError("images have 1 channel (grey) or 3 (colour)")
+    no_pairs = DataError(f"{name} is not a set of pairs, A and B side by side in each file: try edges2faces")
+    if paired and name in KNOWN and len(KNOWN[name].channels) != 2:
+        raise no_pairs  # before anything is downloaded
+    if name in TOYS:
+        return toy(name, split)
     asked = (input_channels, channels) if direction == "AtoB" else (channels, input_channels)  # of A and of B
 
     if name in KNOWN:
-        reader = {"builtin": read_builtin, "pix2pix": read_pix2pix, "idx": read_idx}[KNOWN[name].reader]
-        source = reader(name, split, data_dir, data_url)
+        readers = {"builtin": read_builtin, "pix2pix": read_pix2pix, "idx": read_idx, "torchvision": read_torchvision}
+        source = readers[KNOWN[name].reader](name, split, data_dir, data_url)
     elif Path(name).is_dir():
         source = read_folder(Path(name), split)
     else:
@@ -208,7 +247,7 @@ def load(
         source.channels = (channels or source.channels[0],)
 
     if paired and len(source.channels) != 2:
-        raise DataError(f"{name} is not a set of pairs, which is what is needed here: try edges2faces")
+        raise no_pairs
     try:
         data = cached(source, image_size, data_dir)
     except OSError as error:
@@ -312,9 +351,20 @@ def draw_noise(
     return torch.randn(shape[0] * world, *shape[1:], generator=generator)[rank::world].to(device)
 
 
+def draw_uniform(
+    shape: Sequence[int], generator: torch.Generator, device: str | torch.device = "cpu", rank: int = 0, world: int = 1
+) -> torch.Tensor:
+    """U[0, 1) float32 of `shape`, shared out as `draw_noise` does: the weights of a mixture of real and fake, say."""
+    return torch.rand(shape[0] * world, *shape[1:], generator=generator)[rank::world].to(device)
+
+
 def to_float(batch: torch.Tensor, device: str | torch.device) -> torch.Tensor:
-    """uint8 (B, C, H, W) -> float32 in [-1, 1] on `device`. The bytes travel, a quarter of the floats."""
-    return batch.to(device, non_blocking=True).float().div_(127.5).sub_(1)
+    """uint8 (B, C, H, W) -> float32 in [-1, 1] on `device`; floats, such as `Points`, only move there.
+
+    The bytes travel, a quarter of the floats.
+    """
+    batch = batch.to(device, non_blocking=True)
+    return batch if batch.is_floating_point() else batch.float().div_(127.5).sub_(1)
 
 
 def to_uint8(images: torch.Tensor) -> torch.Tensor:
@@ -360,6 +410,34 @@ def augment(
         flipped = (draws[:, 2] < 0.5)[:, None, None, None].to(images[0].device)
         images = tuple(torch.where(flipped, batch.flip(-1), batch) for batch in images)
     return images if len(images) > 1 else images[0]
+
+
+def diff_augment(x: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+    """Brightness, saturation, contrast, a shift by up to an eighth and a hole (DiffAugment, arXiv:2006.10738).
+
+    x: (B, C, S, S) in [-1, 1], real and fake images alike, so that a generator does not learn to make augmented ones.
+    draws: (B, 7), uniform in [0, 1). Differentiable in x. Returns (B, C, S, S).
+    """
+    size, draws = x.shape[-1], draws.to(x.device)
+    brighter, saturation, contrast = draws[:, :3].T[:, :, None, None, None]  # (B, 1, 1, 1) each
+    x = x + brighter - 0.5
+    x = torch.lerp(x.mean(dim=1, keepdim=True), x, 2 * saturation)
+    x = torch.lerp(x.mean(dim=(1, 2, 3), keepdim=True), x, contrast + 0.5)
+    reach, pixel = size // 8, torch.arange(size, device=x.device)
+    corner = (draws[:, 3:5] * (2 * reach + 1)).long()  # (B, 2): rows, columns, in the padded image
+    rows, columns = pixel + corner[:, :1], pixel + corner[:, 1:]  # (B, S) each: the pixels that are seen
+    padded, image = torch.nn.functional.pad(x, [reach] * 4), torch.arange(len(x), device=x.device)
+    x = padded[image[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    near = (pixel - (draws[:, 5:] * size)[:, :, None]).abs() < size / 4  # (B, 2, S): the rows, the columns of the hole
+    return x * ~(near[:, 0, :, None] & near[:, 1, None, :])[:, None]
+
+
+def slerp(a: torch.Tensor, b: torch.Tensor, n: int) -> torch.Tensor:
+    """n codes (n, nz) on the great circle from a to b, (nz,) each. A straight line between two normal codes of many
+    dimensions leads through norms that no code has."""
+    t = torch.linspace(0, 1, n, device=a.device)[:, None]
+    angle = torch.acos((a @ b / (a.norm() * b.norm())).clamp(-0.9999, 0.9999))
+    return (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / torch.sin(angle)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -524,8 +602,8 @@ def read_folder(root: Path, split: str) -> Source:
             raise DataError(f"{root} has no folder {wanted[0]}/ for the split {split!r}: it has {', '.join(folders)}")
         if found in folders:
             groups = by_class(folders[found])
-            pairs = "" in groups
-            if not pairs:  # a class keeps its number in a split that has no picture of it
+            pairs = "" in groups and side_by_side(groups[""])
+            if "" not in groups:  # a class keeps its number in a split that has no picture of it
                 parts = [folders[name] for name in ("train", "test", *val) if name in folders]
                 names = sorted({sub.name for part in parts for sub in visible(part) if sub.is_dir()})
                 groups = {name: groups.get(name, []) for name in names}
@@ -573,6 +651,17 @@ def by_class(folder: Path) -> dict[str, list[Path]]:
     """{class: its pictures} of the sub-folders, or {"": pictures} of a folder that holds pictures itself."""
     own = pictures_in(folder, deep=False)
     return {"": own} if own else {sub.name: pictures_in(sub) for sub in visible(folder) if sub.is_dir()}
+
+
+def side_by_side(files: Sequence[Path]) -> bool:
+    """Whether most of some files, spread over the list, are at least half as wide again as high: pairs, A beside B."""
+    wide = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, on huge pictures
+        for file in files[:: max(1, len(files) // 9)]:
+            with contextlib.suppress(Exception), Image.open(file) as picture:  # a bad file has no vote
+                wide.append(picture.width >= 1.5 * picture.height)
+    return sum(wide) >= len(wide) / 2
 
 
 def stamp(file: Path) -> tuple[int, int]:
@@ -639,6 +728,43 @@ def read_idx_file(path: Path, dims: int) -> np.ndarray:
     if raw[:4] != bytes([0, 0, 8, dims]) or len(raw) != start + math.prod(shape):
         raise DataError(f"{path} is damaged (its size is not what its header says): fetch it again")
     return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
+
+
+def read_torchvision(name: str, split: str, data_dir: Path, data_url: str | None) -> Source:
+    """CIFAR-10, or STL-10's labelled pictures, from torchvision's folder, or the archive beside it, or downloaded.
+
+    The archive is fetched here, not by torchvision, which would wait for a silent server for ever and start a cut
+    download over.
+    """
+    split = "train" if split == "train" else "test"
+    home, archive, inner = TORCHVISION_ARCHIVES[name]
+    folder = fetch(archive, data_dir, home, inner)
+
+    def rows(image_size):
+        import torchvision  # slow to import
+
+        class LabelledSTL10(torchvision.datasets.STL10):
+            train_list = torchvision.datasets.STL10.train_list[:2]  # without 2.8 GB of pictures that have no label
+
+        # CIFAR-10 is pickled, and a pickle can run any code: torchvision opens only files of the published md5.
+        try:
+            if name == "stl10":
+                data = LabelledSTL10(data_dir, split)
+                source.labels = data.labels.astype(np.int64)
+            else:
+                data = torchvision.datasets.CIFAR10(data_dir, train=split == "train")
+                source.labels = np.array(data.targets, np.int64)
+        except RuntimeError as error:
+            raise DataError(
+                f"{folder} is not {name} as published (a file is missing or has another md5): remove it, and fetch "
+                f"{home}/{archive}.tar.gz again"
+            ) from error
+        for i in range(len(data)):
+            yield i, [to_array(data[i][0], source.channels[0], image_size)]
+
+    state = [[file.name, *stamp(file)] for file in visible(folder)]
+    source = Source(name, split, KNOWN[name].channels, state, rows, classes=TORCHVISION_CLASSES[name])
+    return source
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -829,9 +955,12 @@ def publish_cache(temporary: Path, folder: Path) -> tuple[dict[str, np.ndarray],
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def fetch(name: str, data_dir: Path, base_url: str) -> Path:
-    """The folder data_dir/NAME, unpacked from data_dir/NAME.tar.gz, which is downloaded from `base_url` if absent."""
-    folder, archive = data_dir / name, data_dir / f"{name}.tar.gz"
+def fetch(name: str, data_dir: Path, base_url: str, inner: str = "") -> Path:
+    """The folder data_dir/NAME, unpacked from data_dir/NAME.tar.gz, which is downloaded from `base_url` if absent.
+
+    inner: the folder's name, if it is not the archive's.
+    """
+    folder, archive = data_dir / (inner or name), data_dir / f"{name}.tar.gz"
     url = f"{base_url.rstrip('/')}/{name}.tar.gz"
     if folder.is_dir():
         return folder
@@ -1413,6 +1542,29 @@ def draw_builtin(name: str, split: str, count: int, size: int, seed: int = 0) ->
     return (photos, attributes) if name == "faces" else (lines, photos, attributes)
 
 
+def toy(name: str, split: str, count: int = 0) -> Points:
+    """Points as in WGAN-GP's code (Gulrajani et al. 2017, gan_toy.py), all within about 2 of (0, 0).
+
+    "8gaussians": std 0.02 round 8 points of a circle of radius 2, the sum divided by sqrt 2. "25gaussians": std 0.05
+    round the grid of -4, -2, 0, 2, 4, divided by 2 sqrt 2. "swissroll": std 0.25 round t (cos t, sin t), t uniform in
+    [1.5 pi, 4.5 pi), divided by 7.5. Clusters have equally many points, if `count` (0: as in `KNOWN`) allows it.
+    """
+    split = "train" if split == "train" else "test"
+    count = count or KNOWN[name].images[split]
+    rng = np.random.default_rng([BUILTIN_SEED, ("train", "test").index(split)])
+    if name == "swissroll":
+        t = 1.5 * np.pi * (1 + 2 * rng.random((count, 1)))
+        centres, std, scale = t * np.hstack([np.cos(t), np.sin(t)]), 0.25, 7.5
+    else:
+        if name == "8gaussians":
+            angles = np.arange(8)[:, None] * np.pi / 4
+            centres, std, scale = 2 * np.hstack([np.cos(angles), np.sin(angles)]), 0.02, 2**0.5
+        else:
+            centres, std, scale = 2.0 * np.argwhere(np.ones((5, 5))) - 4, 0.05, 2 * 2**0.5
+        centres = rng.permutation(centres[np.arange(count) % len(centres)])
+    return Points(name, split, ((centres + std * rng.standard_normal((count, 2))) / scale).astype(np.float32))
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # python datasets.py
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1451,6 +1603,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     try:
         data = load(args.name, args.split, args.image_size, data_dir=args.data_dir)
+        if isinstance(data, Points):
+            print(f"{data.name}, {data.split}: {len(data)} points")
+            if args.preview:
+                raise DataError(f"{data.name} has points, no pictures to preview: choose another set")
+            return
         print(f"{data.name}, {data.split}: {len(data)} images {data.images.shape[1:]}", end="")
         print(f", targets {data.targets.shape[1:]}" if data.targets is not None else "", end="")
         print(f", classes {' '.join(data.classes)}" if data.classes else "", end="")

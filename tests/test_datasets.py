@@ -8,6 +8,8 @@ import itertools
 import json
 import multiprocessing
 import os
+import pickle
+import shutil
 import tarfile
 import threading
 import time
@@ -182,6 +184,24 @@ def test_augmentation_of_two_processes_is_that_of_one():
         assert part.dtype == torch.uint8 and torch.equal(part, whole[r::2])
 
 
+def test_floats_pass_unchanged():
+    for kind in (torch.float32, torch.float64):
+        points = torch.randn(5, 2, dtype=kind)
+        assert torch.equal(to_float(points, "cpu"), points) and to_float(points, "cpu").dtype == kind
+
+
+def test_uniform_numbers_of_two_processes_are_those_of_one():
+    def draw(shape, rank=0, world=1):
+        return datasets.draw_uniform(shape, torch.Generator().manual_seed(3), "cpu", rank, world)
+
+    whole = draw((6, 1, 1, 1))
+    for world in (2, 3):
+        assert all(torch.equal(draw((6 // world, 1, 1, 1), r, world), whole[r::world]) for r in range(world))
+    many = draw((20000,))
+    assert many.dtype == torch.float32 and 0 <= many.min() < 0.001 and 0.999 < many.max() < 1
+    assert abs(many.mean() - 0.5) < 0.01 and abs(many.std() - 12**-0.5) < 0.01
+
+
 def test_no_augmentation_and_impossible_ones():
     x = torch.rand(2, 3, 4, 4)
     assert torch.equal(augment(x), x)
@@ -230,8 +250,8 @@ def test_splits_and_what_stands_in_for_them(tmp_path):
 def test_a_without_b_is_said_in_a_sentence(tmp_path):
     for i in range(3):
         picture(tmp_path / "mine" / "train" / f"{i}.jpg", 20, 20)
-    with pytest.raises(DataError, match=r"0 usable pictures of 3.*20x20 is not two pictures of one size side by side"):
-        load(str(tmp_path / "mine"), data_dir=tmp_path)
+    with pytest.raises(DataError, match=r"mine is not a set of pairs, A and B side by side in each file"):
+        load(str(tmp_path / "mine"), data_dir=tmp_path, paired=True)
 
 
 def test_odd_widths_are_bad_files(tmp_path, capsys):
@@ -300,6 +320,31 @@ def test_class_folders_in_splits_unpaired_domains_and_flat_folders(tmp_path):
     assert len(data) == 10 and data.labels is None and data.classes == []
 
 
+@pytest.mark.parametrize("layout", ["flat", "classes", "classes in splits"])
+def test_labels_stay_with_their_pictures_when_files_are_bad(tmp_path, capsys, layout):
+    root, shades = tmp_path / "mine", {"cat": 40, "dog": 120, "eel": 200}
+    for split, (name, shade), i in itertools.product(("train", "test"), shades.items(), range(12)):
+        folder = {"flat": root, "classes": root / name, "classes in splits": root / split / name}[layout]
+        picture(folder / f"{split}-{name}-{i:02}.png", colour=(shade + i,) * 3)
+        if i % 3 == 1:
+            (folder / f"{split}-{name}-{i:02}.png").write_text("not a picture")
+    for split, again in itertools.product(("train", "test"), ("decoded", "cached")):
+        data = load(str(root), split, 8, data_dir=tmp_path / "d")
+        assert "left out" in capsys.readouterr().err, again
+        shades_seen = data.images[:, 0, 0, 0].astype(int)
+        assert len(data) == len(data.names) and data.images.shape[1:] == (3, 8, 8)
+        for name, shade in zip(data.names, shades_seen, strict=True):
+            _, kind, number = Path(name).stem.split("-")
+            assert shade == shades[kind] + int(number)
+        if layout == "flat":
+            assert data.labels is None and data.classes == [] and list(data[0]) == ["image"]
+        else:
+            assert data.classes == list(shades) and data.labels.dtype == np.int64
+            assert data.labels.tolist() == [(shade - 40) // 80 for shade in shades_seen]
+            batch = next(iter(make_loader(data, len(data))))
+            assert torch.equal((batch["image"][:, 0, 0, 0].long() - 40) // 80, batch["label"])
+
+
 def write_idx(path: Path, array: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     raw = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
@@ -359,6 +404,134 @@ def test_mnist_without_a_network_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(torchvision.datasets.MNIST, "download", offline)
     with pytest.raises(DataError, match="cannot download mnist: fetch the four .*MNIST"):
         load("mnist", data_dir=tmp_path)
+
+
+def torchvision_set(name: str, data_dir: Path, monkeypatch) -> tuple[Path, dict[str, tuple[np.ndarray, list[int]]]]:
+    """A small set of random pictures in torchvision's folder, whose md5s it is made to expect."""
+    import torchvision
+
+    rng = np.random.default_rng(0)
+    side, count = {"cifar10": (32, 10), "stl10": (96, 4)}[name]
+    folder = data_dir / datasets.TORCHVISION_ARCHIVES[name][2]
+    folder.mkdir(parents=True)
+    truth, lists, md5 = {}, {}, {}
+    for split in ("train", "test"):
+        images = rng.integers(0, 256, (count, 3, side, side), np.uint8)
+        labels = [(7 * i + (split == "test")) % 10 for i in range(count)]
+        truth[split] = images, labels
+        if name == "stl10":
+            files = {f"{split}_X.bin": images.transpose(0, 1, 3, 2).tobytes()}  # column by column
+            files[f"{split}_y.bin"] = bytes(label + 1 for label in labels)
+        else:
+            parts = [(f"data_batch_{k + 1}", slice(2 * k, 2 * k + 2)) for k in range(5)]
+            parts = parts if split == "train" else [("test_batch", slice(None))]
+            files = {n: pickle.dumps({"data": images[k].reshape(-1, 3072), "labels": labels[k]}) for n, k in parts}
+        lists[split] = list(files)
+        for file, content in files.items():
+            (folder / file).write_bytes(content)
+            md5[file] = hashlib.md5(content).hexdigest()
+    reader = {"cifar10": torchvision.datasets.CIFAR10, "stl10": torchvision.datasets.STL10}[name]
+    if name == "cifar10":
+        meta = pickle.dumps({"label_names": datasets.TORCHVISION_CLASSES[name]})
+        (folder / "batches.meta").write_bytes(meta)
+        monkeypatch.setattr(reader, "meta", {**reader.meta, "md5": hashlib.md5(meta).hexdigest()})
+    for split, files in lists.items():
+        old = getattr(reader, f"{split}_list")
+        assert [file for file, _ in old[: len(files)]] == files  # so the names are torchvision's
+        monkeypatch.setattr(reader, f"{split}_list", [[file, md5[file]] for file in files] + old[len(files) :])
+    home, *names = datasets.TORCHVISION_ARCHIVES[name]
+    assert f"{home}/{names[0]}.tar.gz" == reader.url and names[1] == reader.base_folder
+    monkeypatch.setitem(datasets.TORCHVISION_ARCHIVES, name, ("http://127.0.0.1:9", *names))  # no network
+    return folder, truth
+
+
+@pytest.mark.parametrize("name, side", [("cifar10", 32), ("stl10", 96)])
+def test_torchvisions_sets(tmp_path, monkeypatch, name, side):
+    folder, truth = torchvision_set(name, tmp_path, monkeypatch)
+    for split in ("train", "test", "val"):
+        data = load(name, split, side, data_dir=tmp_path)
+        images, labels = truth["train" if split == "train" else "test"]
+        assert np.array_equal(data.images, images) and data.labels.tolist() == labels
+        assert data.classes == datasets.TORCHVISION_CLASSES[name] and len(data.classes) == 10
+        assert data.labels.dtype == np.int64 and data.split == ("train" if split == "train" else "test")
+    assert load(name, image_size=64, data_dir=tmp_path, channels=1).images.shape == (len(images), 1, 64, 64)
+    file = folder / {"cifar10": "test_batch", "stl10": "test_X.bin"}[name]
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(DataError, match=f"is not {name} as published .*remove it, and fetch http.*gz again"):
+        load(name, "test", side, data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "stl10"])
+def test_torchvisions_archives(tmp_path, monkeypatch, name):
+    folder, truth = torchvision_set(name, tmp_path / "made", monkeypatch)
+    home, archive, inner = datasets.TORCHVISION_ARCHIVES[name]
+    d = tmp_path / "d"
+    with pytest.raises(DataError, match=f"{home}/{archive}.tar.gz .*network and put it at {d}/{archive}.tar.gz"):
+        load(name, data_dir=d)
+    body = tar_gz({f"{inner}/{file.name}": file.read_bytes() for file in folder.iterdir()})
+    (d / f"{archive}.tar.gz").write_bytes(body)
+    assert load(name, data_dir=d).labels.tolist() == truth["train"][1] and (d / f"{archive}.tar.gz").exists()
+    shutil.rmtree(d)
+    with Server(body, "cut", "well") as server:
+        monkeypatch.setitem(datasets.TORCHVISION_ARCHIVES, name, (server.url, archive, inner))
+        assert load(name, "test", data_dir=d).labels.tolist() == truth["test"][1]
+    assert sorted(os.listdir(d)) == sorted(["cache", inner])
+
+
+class Touch:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_a_pickle_of_another_md5_is_never_opened(tmp_path, monkeypatch):
+    folder, _ = torchvision_set("cifar10", tmp_path, monkeypatch)
+    for file in folder.iterdir():
+        whole = file.read_bytes()
+        file.write_bytes(pickle.dumps(Touch(tmp_path / "ran")))
+        for split in ("train", "test"):
+            with pytest.raises(DataError, match="as published"):
+                load("cifar10", split, data_dir=tmp_path)
+        file.write_bytes(whole)
+    assert not (tmp_path / "ran").exists() and len(load("cifar10", data_dir=tmp_path)) == 10
+
+
+# --- Points ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", datasets.TOYS)
+def test_toys(name, tmp_path):
+    data, test = load(name, data_dir=tmp_path / "d"), load(name, "val", image_size=1, channels=3)
+    assert (data.split, len(data), test.split, len(test)) == ("train", 10000, "test", 2000)
+    assert data.points.dtype == np.float32 and data.points.shape == (10000, 2) and np.abs(data.points).max() < 2.1
+    assert not (tmp_path / "d").exists() and np.array_equal(load(name).points, data.points)
+    assert not np.array_equal(data.points[:2000], test.points)
+    assert 0.6 < data.points.std() < 1.1 and abs(test.points.std() / data.points.std() - 1) < 0.05
+    batch = next(iter(make_loader(data, 64)))["image"]
+    assert batch.dtype == torch.float32 and batch.shape == (64, 2) and torch.equal(to_float(batch, "cpu"), batch)
+    assert torch.equal(data[5]["image"], torch.from_numpy(data.points[5]))
+    assert datasets.fixed_batch(data, 7, "cpu")["image"].shape == (7, 2)
+    with pytest.raises(DataError, match="not a set of pairs"):
+        load(name, paired=True)
+
+
+def test_toys_have_the_shape_of_their_names():
+    ring = datasets.toy("8gaussians", "train", 8000).points * 2**0.5
+    angles, counts = np.unique(np.rint(np.arctan2(ring[:, 1], ring[:, 0]) / (np.pi / 4)) % 8, return_counts=True)
+    assert angles.tolist() == list(range(8)) and counts.tolist() == 8 * [1000]
+    radii = np.hypot(*ring.T)
+    assert abs(radii.mean() - 2) < 0.001 and abs(radii.std() - 0.02) < 0.001
+    grid = datasets.toy("25gaussians", "train", 10000).points * 8**0.5
+    cells, counts = np.unique(np.rint(grid / 2), axis=0, return_counts=True)
+    assert cells.tolist() == [[x, y] for x in range(-2, 3) for y in range(-2, 3)] and counts.tolist() == 25 * [400]
+    assert abs((grid - 2 * np.rint(grid / 2)).std() - 0.05) < 0.001
+    roll = datasets.toy("swissroll", "train", 10000).points * 7.5
+    radii, turned = np.hypot(*roll.T), np.arctan2(roll[:, 1], roll[:, 0])
+    off = (radii - turned + np.pi) % (2 * np.pi) - np.pi  # on the spiral, the radius is the angle
+    assert abs(off.mean()) < 0.01 and 0.24 < off.std() < 0.28
+    assert np.abs(np.quantile(radii, (0.01, 0.5, 0.99)) / np.pi - (1.53, 3, 4.47)).max() < 0.1
 
 
 # --- Built-in sets ---------------------------------------------------------------------------------------------------
@@ -943,6 +1116,11 @@ def test_the_command(tmp_path, capsys):
     assert "mine, train: 7 images (3, 8, 8), targets (3, 8, 8)" in capsys.readouterr().out
     sheet = np.asarray(Image.open(tmp_path / "a.png"))
     assert sheet.shape == (2 + 2 * 10, 2 + 10 * 10, 3) and sheet[2 + 6, 2 + 6].tolist() == [255, 0, 0]
+    datasets.main(["swissroll", "--split", "test"])
+    assert capsys.readouterr().out == "swissroll, test: 2000 points\n"
+    with pytest.raises(SystemExit):
+        datasets.main(["swissroll", "--preview", str(tmp_path / "b.png")])
+    assert "swissroll has points, no pictures to preview" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         datasets.main(["nonsense", "--data-dir", str(tmp_path)])
     assert "unknown data set 'nonsense'" in capsys.readouterr().err
@@ -979,3 +1157,15 @@ def test_real_mnist(tmp_path):
 def test_real_horse2zebra(tmp_path):
     data = load(str(real("horse2zebra")), "test", 32, data_dir=tmp_path)
     assert np.bincount(data.labels).tolist() == [120, 140] and data.classes == ["A", "B"]
+
+
+def test_plain_pictures_in_split_folders_are_no_pairs(tmp_path):
+    for split, count in (("train", 5), ("test", 3)):
+        (tmp_path / "mine" / split).mkdir(parents=True)
+        for i in range(count):
+            Image.new("RGB", (40, 36), (10 * i, 0, 0)).save(tmp_path / "mine" / split / f"{i}.png")
+        (tmp_path / "mine" / split / "9.png").write_text("damaged")
+    data = [datasets.load(str(tmp_path / "mine"), split, 16, data_dir=tmp_path / "data") for split in ("train", "test")]
+    assert [len(part) for part in data] == [5, 3]
+    assert all(part.targets is None and part.labels is None for part in data)
+    assert data[0].images[:, 0].max(axis=(1, 2)).tolist() == [0, 10, 20, 30, 40]
