@@ -470,10 +470,8 @@ def main(argv=None):
         args, checkpoint = metrics.parse_args(parser, argv, SCRIPT, ("decay_from", "input", "style_from", "fid_dims"))
         if args.image_size not in (32, 64, 128, 256):
             raise datasets.DataError(f"--image-size {args.image_size}: G halves it down to 1; use 32, 64, 128 or 256")
-        if min(args.lr, args.nz, args.ngf, args.ndf // 2, args.nef) <= 0 or args.workers < 0:
-            raise datasets.DataError(
-                "--lr, --nz, --ngf, --nef must be positive, --ndf 2 or more, --workers not negative"
-            )
+        if min(args.lr, args.nz, args.ngf, args.ndf // 2, args.nef) <= 0:
+            raise datasets.DataError("--lr, --nz, --ngf, --nef must be positive, --ndf 2 or more")
         (sample if args.sample else evaluate if args.evaluate else train)(args, checkpoint)
     except (datasets.DataError, metrics.MetricError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")

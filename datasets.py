@@ -192,6 +192,7 @@ def load(
     channels: int | None = None,
     data_url: str | None = None,
     paired: bool = False,
+    points: bool = False,
 ) -> ImageSet | Points:
     """Load a data set, each image resized to (image_size, image_size) pixels.
 
@@ -211,7 +212,7 @@ def load(
     direction: "AtoB" makes A `images` and B `targets` of a paired set, "BtoA" the reverse.
     channels: 1 or 3 converts the images (of a paired set: the output side), None or 0 leaves them as the set
     has them (a folder: 3). input_channels: the same for the input side of a paired set.
-    paired: raise DataError if the set has no pairs.
+    paired: raise DataError if the set has no pairs. points: also take the sets of points, TOYS.
     data_url: where the pix2pix archives are; also the environment variable DATASETS_URL. Default: their home.
 
     The two halves of a pair are stretched to the size; other pictures are cut to their middle square first. Colours are
@@ -231,6 +232,8 @@ def load(
     if paired and name in KNOWN and len(KNOWN[name].channels) != 2:
         raise no_pairs  # before anything is downloaded
     if name in TOYS:
+        if not points:
+            raise DataError(f"{name} is a set of points, not of images: only wgan.py takes it")
         return toy(name, split)
     asked = (input_channels, channels) if direction == "AtoB" else (channels, input_channels)  # of A and of B
 

@@ -3,6 +3,8 @@
     net = load_inception(dims=768)                     # before training: fails here if its weights cannot be had
     print(fid(real, fake, net))                        # uint8 images (N, C, H, W), or their features (N, dims)
     print(lpips_diversity(samples, load_lpips()))      # k float images in [-1, 1] for each of some inputs
+    judges = load_judges(0, train, test, "", "data")   # 0: a classifier trained on the set itself, "in-domain FID"
+    print(*judge(fake, test, train, judges), sep="\n")
     log = RunLog(folder, {"Losses": ["loss_D", "loss_G"]}); log.write(step, epoch, loss_D=1.2, loss_G=3.4); log.plot()
 
 A score depends on choices that a bare number hides: the feature layer, how many images, the weights, the resize. Every
@@ -13,6 +15,8 @@ The network is the Inception of 2015-12-05 that FID was defined with (arXiv 1706
 Two ways to bring an image to its 299 x 299 input are in use. Their scores differ; never compare one with the other:
     "torch bilinear"   pixel centres aligned, range 2x/255 - 1        pytorch-fid; most papers after 2018
     "tf1 bilinear"     top-left corners aligned, (x - 128) / 128      the first code of FID and IS; torch-fidelity
+It knows photos. For sets with labels or attributes a small classifier trained on them gives the same scores, named
+"in-domain ...": sharper on 28-px digits, and comparable only where its `weights` are the same.
 """
 
 import argparse
@@ -52,7 +56,7 @@ class Score:
     n_real: int | None = None
     n_fake: int | None = None
     net: str = ""
-    weights: str = ""  # first 8 hex digits of the sha256 of the weights file
+    weights: str = ""  # first 8 hex digits of the sha256 of the weights file; of a classifier, of the weights
     resize: str = ""
     floor: float | None = None  # the same metric, real images against other real images
     floor_n: int | None = None
@@ -330,7 +334,7 @@ class Inception(nn.Module):
     """uint8 images (B, 1 or 3, H, W) -> features (B, dims), averaged over space: 64 after the first max pool, 192 after
     the second, 768 after Mixed_6e, 2048 after Mixed_7c. Blocks behind the asked layer are not built."""
 
-    name = "Inception 2015-12-05"
+    name, domain, batch_size = "Inception 2015-12-05", "", 16  # on a CPU 8 to 16 images at a time are fastest
 
     def __init__(self, dims: int = 2048, resize: str = "torch bilinear"):
         super().__init__()
@@ -378,6 +382,10 @@ class Inception(nn.Module):
             x = F.interpolate(x, size=(299, 299), mode="bilinear", align_corners=False)
         return self.body(x.contiguous(memory_format=torch.channels_last)).mean(dim=(2, 3))
 
+    def log_probs(self, features: torch.Tensor) -> torch.Tensor:
+        """2048-d features (B, 2048) -> log p(y|x) (B, 1008), float64, of the logits *without* the bias (see IS)."""
+        return (features.cpu().double() @ self.fc.weight.cpu().double().T).log_softmax(dim=1)
+
 
 def load_inception(
     dims: int = 2048,
@@ -402,11 +410,140 @@ def load_inception(
     return net.load(state).to(device)
 
 
-def inception_features(images, net: Inception, batch_size: int = 16, progress: bool = False) -> np.ndarray:
+# ----- The in-domain classifier
+
+CLASSIFIER_FORMAT = 1  # part of the name of a kept classifier: raise it when the network or its training changes
+CLASSIFIER_STEPS = (300, 1500)  # of training, at least and at most; between them three epochs
+
+
+class Classifier(nn.Module):
+    """uint8 images (B, channels, H, W) -> features (B, 128), averaged over space; `load_classifier` trains it.
+
+    3x3 convolutions with BatchNorm and ReLU: of stride 2 until the image is 8 px or less (three or more), then one of
+    stride 1. Linear in the features: the logits of the classes, or of each attribute (multi_label).
+    """
+
+    domain, dims, resize, batch_size = "in-domain ", 128, "", 256
+
+    def __init__(self, channels: int, size: int, classes: list[str], multi_label: bool):
+        super().__init__()
+        self.classes, self.multi_label = classes, multi_label
+        self.name, self.weights, self.accuracy = "", "", 0.0  # accuracy: on the test split; the mean over attributes
+        halvings = max(3, (size - 1).bit_length() - 3)
+        widths, body = [channels, 32, 64] + [128] * (halvings - 1), []
+        for i, (c_in, c_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+            conv = nn.Conv2d(c_in, c_out, 3, stride=2 if i < halvings else 1, padding=1, bias=False)
+            body += [conv, nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)]
+        self.body = nn.Sequential(*body).to(memory_format=torch.channels_last)
+        self.head = nn.Linear(128, len(classes))
+
+    @true_fp32
+    def forward(self, images):
+        x = images.to(self.head.weight.device).float() / 127.5 - 1
+        return self.body(x.contiguous(memory_format=torch.channels_last)).mean(dim=(2, 3))
+
+    def logits(self, features: torch.Tensor) -> torch.Tensor:
+        return features.cpu().double() @ self.head.weight.cpu().double().T + self.head.bias.cpu().double()
+
+    def log_probs(self, features: torch.Tensor) -> torch.Tensor:
+        """features (B, 128) -> log p(y|x) (B, K), float64; of classes, not of attributes."""
+        return self.logits(features).log_softmax(dim=1)
+
+    def predict(self, images, batch_size: int = 256) -> np.ndarray:
+        """uint8 images (N, C, H, W), or their features -> int64: classes (N,), or 0 and 1 for attributes (N, K)."""
+        features = images if images.ndim == 2 else inception_features(images, self, batch_size)
+        logits = self.logits(torch.as_tensor(features))
+        return ((logits > 0).long() if self.multi_label else logits.argmax(dim=1)).numpy()
+
+
+def _truth(data) -> tuple[np.ndarray | None, list[str]]:
+    """What a set says of its images: labels (N,) and classes, or attributes (N, K) and their names, or None and []."""
+    if data.labels is not None and len(data.classes) > 1:
+        return data.labels, list(data.classes)
+    return data.attributes, [] if data.attributes is None else list(data.attribute_names)
+
+
+def _spaced(count: int, total: int) -> np.ndarray:
+    """`count` evenly spaced indices below `total`; all of them if there are not more."""
+    return np.arange(min(count, total)) * total // min(count, total)
+
+
+def load_classifier(train, test, data_dir: str | Path, device: str | torch.device = "cpu") -> Classifier:
+    """-> a classifier of a set's classes, or of its attributes: trained on `train`, its accuracy measured on `test`.
+
+    train, test: sets with uint8 `images` and `labels` + `classes` or `attributes` + `attribute_names`. It is kept in
+    data_dir/cache, under a name that changes with the data; a damaged file is replaced, and where the folder cannot be
+    written it is trained each time: 60,000 images of 28 px take 50 s of one CPU thread. The same data give the same
+    weights (on one CPU), and the caller's random numbers are not touched. MetricError for sets that say nothing.
+    """
+    (truth, classes), (test_truth, test_classes) = _truth(train), _truth(test)
+    name, shape = re.sub(r"[^\w.-]", "_", Path(train.name).name)[:60], train.images.shape[1:]
+    if not classes:
+        raise MetricError(
+            f"{train.name} has neither classes nor attributes, which the in-domain classifier learns from; "
+            "use --fid-dims 2048 (Inception) instead."
+        )
+    if (classes, shape) != (test_classes, test.images.shape[1:]):
+        raise MetricError(f"training and test pictures of {train.name} differ in classes or shape; make them alike.")
+    key = hashlib.sha256(repr((CLASSIFIER_FORMAT, CLASSIFIER_STEPS, name, classes)).encode())
+    for data, what in ((train, truth), (test, test_truth)):
+        some = data.images[_spaced(1000, len(data.images))]
+        key.update(repr(data.images.shape).encode() + np.asarray(what).tobytes() + some.tobytes())
+    path = Path(data_dir, "cache", f"classifier-{name}-{shape[-1]}px-{key.hexdigest()[:12]}.pt")
+    try:
+        kept = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.device("meta"):  # draws no random numbers
+            net = Classifier(shape[0], shape[-1], classes, truth.ndim == 2)
+        net.load_state_dict(kept["state"], assign=True)
+        net.eval().requires_grad_(False).accuracy = float(kept["accuracy"])
+    except Exception:  # absent, or damaged in one of a dozen ways
+        net = _train_classifier(name, train.images, truth, classes, device)
+        net.accuracy = float((net.predict(test.images) == test_truth).mean())
+        file = io.BytesIO()
+        torch.save({"state": net.cpu().state_dict(), "accuracy": net.accuracy}, file)
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _replace_file(path, file.getvalue())
+    weights = b"".join(tensor.numpy().tobytes() for tensor in net.state_dict().values())
+    net.weights = hashlib.sha256(weights).hexdigest()[:8]
+    net.name = f"classifier of {name} {shape[-1]} px, test accuracy {net.accuracy:.3f}"
+    return net.to(device)
+
+
+def _train_classifier(name: str, images: np.ndarray, truth: np.ndarray, classes: list[str], device) -> Classifier:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)  # torch.manual_seed would seed the GPUs too
+        net = Classifier(images.shape[1], images.shape[-1], classes, truth.ndim == 2).to(device)
+    n, (least, most) = len(images), CLASSIFIER_STEPS
+    steps = min(max(least, 3 * n // 128), most)
+    draw = torch.Generator().manual_seed(0)
+    order = torch.cat([torch.randperm(n, generator=draw) for _ in range(-(-128 * steps // n))])[: 128 * steps]
+    opt = torch.optim.Adam(net.parameters(), fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(opt, max_lr=6e-3, total_steps=steps)
+    for batch in tqdm(order.view(steps, 128).numpy(), desc=f"classifier of {name}", unit="step"):
+        logits, target = net.head(net(torch.from_numpy(images[batch]))), torch.from_numpy(truth[batch]).to(device)
+        if net.multi_label:
+            loss = F.binary_cross_entropy_with_logits(logits, target.float())
+        else:
+            loss = F.cross_entropy(logits, target.long())
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        schedule.step()
+    return net.eval().requires_grad_(False)
+
+
+# ----- Scores on features
+
+Net = Inception | Classifier
+
+
+def inception_features(images, net: Net, batch_size: int | None = None, progress: bool = False) -> np.ndarray:
     """uint8 images (N, 1 or 3, H, W), tensor or array -> float32 features (N, dims).
 
-    On a CPU a batch of 8 to 16 is fastest. MetricError for other shapes or types, and for no image at all.
+    batch_size: None for the net's own. MetricError for other shapes or types, and for no image at all.
     """
+    batch_size = batch_size or net.batch_size
     shape, dtype = tuple(getattr(images, "shape", ())), str(getattr(images, "dtype", type(images)))
     if not dtype.endswith("uint8") or len(shape) != 4 or shape[1] not in (1, 3) or 0 in shape:
         raise MetricError(f"images must be uint8 (N, 1 or 3, H, W), at least one of them, not {dtype} {shape}.")
@@ -420,16 +557,13 @@ def inception_features(images, net: Inception, batch_size: int = 16, progress: b
     return torch.cat(features).numpy()
 
 
-def _features(images, net: Inception) -> np.ndarray:
+def _features(images, net: Net) -> np.ndarray:
     """uint8 images, or their features made before -> features."""
     if getattr(images, "ndim", 0) != 2:
         return inception_features(images, net)
     if images.shape[1] != net.dims:
         raise MetricError(f"these features have {images.shape[1]} dims, the network {net.dims}: make both with one.")
     return np.asarray(images)
-
-
-# ----- Scores on features
 
 
 def _check_finite(*arrays: np.ndarray) -> None:
@@ -488,11 +622,17 @@ def frechet_distance(a, b) -> float:
     return float(distance) if distance > 1e-12 * traces else 0.0
 
 
-def _stamp(net: Inception, metric: str, value: float, **facts) -> Score:
+def _stamp(net: Net, metric: str, value: float, **facts) -> Score:
+    metric = getattr(net, "domain", "") + metric
     return Score(metric, value, dims=net.dims, net=net.name, weights=net.weights, resize=net.resize, **facts)
 
 
-def fid(real, fake, net: Inception, real2=None) -> Score:
+def _small_note(images, net: Net) -> list[str]:
+    small = images.ndim == 4 and min(images.shape[2:]) < 32 and not isinstance(net, Classifier)
+    return ["images below 32 px: Inception sees little in them"] * small
+
+
+def fid(real, fake, net: Net, real2=None) -> Score:
     """Fréchet Inception Distance between uint8 images (N, C, H, W), or their features (N, dims). 0 is best.
 
     The floor beside it: FID(real, real2[:n_fake]) with `real2`, a second set of real images disjoint from the first;
@@ -511,13 +651,12 @@ def fid(real, fake, net: Inception, real2=None) -> Score:
         notes.append(f"floor: {floor_n} of the real images vs the other {n_real - floor_n}")
     if min(n_real, n_fake) <= net.dims:
         notes.append("n <= dims: covariance is rank-deficient, compare only at equal n")
-    if fake.ndim == 4 and min(fake.shape[2:]) < 32:
-        notes.append("images below 32 px: Inception sees little in them")
+    notes += _small_note(fake, net)
     value = frechet_distance(features_real, features_fake)
     return _stamp(net, "FID", value, n_real=n_real, n_fake=n_fake, floor=floor, floor_n=floor_n, note="; ".join(notes))
 
 
-def kid(real, fake, net: Inception) -> Score:
+def kid(real, fake, net: Net) -> Score:
     """Kernel Inception Distance (arXiv 1801.01401): squared maximum mean discrepancy for the kernel (x·y/d + 1)³.
 
     real, fake: as for `fid`. The U-statistic over all images is unbiased at every n: its expectation for two sets of
@@ -544,24 +683,30 @@ def _mmd(x: np.ndarray, y: np.ndarray) -> float:
     return float(mean_without_diagonal(x) + mean_without_diagonal(y) - 2 * kernel_sum(x, y) / (len(x) * len(y)))
 
 
-def inception_score(images, net: Inception, splits: int = 10) -> Score:
-    """Inception Score exp E KL(p(y|x) || p(y)) (arXiv 1606.03498, section 4). Higher is better, 1 to 1008.
+def _knows_classes(net: Net) -> bool:
+    return not net.multi_label if isinstance(net, Classifier) else net.dims == 2048
+
+
+def inception_score(images, net: Net, splits: int = 10) -> Score:
+    """Inception Score exp E KL(p(y|x) || p(y)) (arXiv 1606.03498, section 4). Higher is better, 1 to 1008, or to the
+    number of classes of a `Classifier`.
 
     images: uint8 (N, C, H, W), or their 2048-d features. As in its first code: softmax of the 1008 logits *without* the
     bias, `splits` parts in file order, mean and standard deviation (ddof 0) over the parts.
     """
-    if net.dims != 2048:
-        raise MetricError(f"Inception Score needs the logits behind the 2048-d features; this net ends at {net.dims}.")
+    if not _knows_classes(net):
+        what = "knows attributes, not classes" if isinstance(net, Classifier) else f"ends at {net.dims}"
+        raise MetricError(f"Inception Score needs the logits of classes, of Inception with 2048 dims; this net {what}.")
     features = torch.as_tensor(_features(images, net))
     n = len(features)
     if not 1 <= splits <= n:
         raise MetricError(f"Inception Score: {n} images cannot be cut into {splits} parts.")
-    log_p = (features.double() @ net.fc.weight.cpu().double().T).log_softmax(dim=1)  # (N, 1008)
+    log_p = (Classifier if isinstance(net, Classifier) else Inception).log_probs(net, features)  # (N, classes)
     scores = [_exp_kl(log_p[i * n // splits : (i + 1) * n // splits]) for i in range(splits)]
-    note = f"± over {splits} parts"
-    if n < 1008 * splits:  # the score of m images is at most m
-        note += f"; {n // splits} images a part are few for 1008 classes, compare only at equal n"
-    return _stamp(net, "IS", float(np.mean(scores)), std=float(np.std(scores)), n_fake=n, note=note)
+    note, std = (f"± over {splits} parts", float(np.std(scores))) if splits > 1 else ("one part", None)
+    if n < log_p.shape[1] * splits:  # the score of m images is at most m
+        note += f"; {n // splits} images a part are few for {log_p.shape[1]} classes, compare only at equal n"
+    return _stamp(net, "IS", float(np.mean(scores)), std=std, n_fake=n, note=note)
 
 
 def _exp_kl(log_p: torch.Tensor) -> float:
@@ -707,6 +852,102 @@ def one_to_many(sample, test, train, instruments: tuple[Inception, LPIPS], devic
     return [fid(test.targets, fake, inception, real2=train.targets), diversity, ceiling]
 
 
+def load_judges(
+    dims: int, train, test, weights_dir: str, data_dir: str | Path, device: str | torch.device = "cpu"
+) -> list[Net]:
+    """The nets for `judge`. dims 0: the classifier of the set; 64 to 2048: Inception, and the classifier if the set has
+    classes or attributes. weights_dir "": torch's cache. MetricError where one cannot be had: call before training."""
+    judges = [load_inception(dims, weights_dir or None, device)] if dims else []
+    return judges + ([load_classifier(train, test, data_dir, device)] if _truth(train)[1] or not dims else [])
+
+
+def judge(fake, test, train, judges: list[Net], cache: dict | None = None) -> list[Score]:
+    """Realism of an unconditional model -> of each judge FID, and IS with its ceiling where the judge knows classes.
+
+    fake: uint8 (n, C, H, W). test, train: sets of real `images`, of which n each are used, evenly spaced. FID: against
+    test; floor: test against train. IS: 10 parts from 5,000 images on, else one; drawn at random (always the same way),
+    since images may be sorted by class. cache: a dict that keeps the real features for the next call.
+    """
+    cache, scores = {} if cache is None else cache, []
+
+    def real(net, side, data):
+        key = (net.weights, net.dims, net.resize, data.name, side, data.images.shape, len(fake))
+        if key not in cache:
+            cache[key] = inception_features(data.images[_spaced(len(fake), len(data.images))], net)
+        return cache[key]
+
+    for net in judges:
+        x, y = real(net, "test", test), inception_features(fake, net)
+        scores.append(fid(x, y, net, real2=real(net, "train", train)))
+        scores[-1].note = "; ".join(filter(None, [scores[-1].note, *_small_note(fake, net)]))
+        if _knows_classes(net):
+            splits = 10 if min(len(x), len(y)) >= 5000 else 1
+            x, y = (part[np.random.default_rng(0).permutation(len(part))] for part in (x, y))
+            scores += [inception_score(y, net, splits), inception_score(x, net, splits)]
+            scores[-1].metric += " of real pictures (ceiling)"
+            scores[-1].n_real, scores[-1].n_fake = len(x), None
+    return scores
+
+
+def label_fidelity(fake, labels, test, classifier: Classifier) -> list[Score]:
+    """Does a conditional model draw what it was asked for? -> accuracy of the classifier, mean FID within the classes.
+
+    fake: uint8 (n, C, H, W); labels: the classes asked for, integers (n,); test: a set of real `images` and `labels`.
+    A class with fewer than two images on a side is left out of the FID; without any other there is no FID. MetricError.
+    """
+    labels = torch.as_tensor(labels).cpu().numpy()
+    if classifier.multi_label or labels.shape != (len(fake),):
+        raise MetricError("label fidelity needs a classifier of classes, not of attributes, and one label a picture.")
+    x, y = inception_features(test.images, classifier), inception_features(fake, classifier)
+    right, classes = classifier.predict(y) == labels, list(enumerate(classifier.classes))
+    by_class = [f"{name} {right[labels == k].mean():.2f}" for k, name in classes if (labels == k).any()]
+    note = f"real test pictures: {classifier.accuracy:.3f}; by class {', '.join(by_class)}"
+    facts = {"n_fake": len(y), "net": classifier.name, "weights": classifier.weights}
+    scores = [Score("label accuracy", float(right.mean()), **facts, note=note)]
+    pairs = {name: (x[test.labels == k], y[labels == k]) for k, name in classes}
+    few = [name for name, pair in pairs.items() if min(map(len, pair)) < 2]
+    if distance := {name: frechet_distance(*pair) for name, pair in pairs.items() if name not in few}:
+        note = "by class " + ", ".join(f"{name} {value:.3g}" for name, value in distance.items())
+        note += f"; without {', '.join(few)}: fewer than 2 pictures" if few else ""
+        metric, value = "FID per class (mean)", float(np.mean(list(distance.values())))
+        scores.append(_stamp(classifier, metric, value, n_real=len(x), n_fake=len(y), note=note))
+    return scores
+
+
+# ----- How a GAN is doing, while it trains
+
+
+@torch.no_grad()
+def distinct(fake: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """Share of the samples, (B, C, S, S) as the real images, that are no near copy of another sample: 0 to 1, ().
+
+    One is distinct if its nearest neighbour among the samples (by pixels) is at least half as far as the nearest
+    neighbours of real images are in the median. 1 is healthy, near 0 the generator has collapsed.
+    """
+
+    def nearest(x):  # (B,) distance of each to the nearest other
+        return torch.cdist(x.flatten(1), x.flatten(1)).fill_diagonal_(torch.inf).amin(dim=1)
+
+    if len(fake) < 2:
+        return torch.ones(())  # nothing to be a copy of
+    return (nearest(fake) > 0.5 * nearest(real).median()).float().mean()
+
+
+def grad_norms(**nets: nn.Module) -> dict[str, float]:
+    """{"grad_G": Euclidean norm of the gradient in G, ...} after a backward."""
+    grads = {name: [p.grad.norm() for p in net.parameters() if p.grad is not None] for name, net in nets.items()}
+    return {f"grad_{name}": torch.stack(norms).norm().item() for name, norms in grads.items()}
+
+
+def gan_health(row: dict[str, float]) -> str:
+    """A row of the log (acc_real, acc_fake, distinct, grad_D, grad_G) -> a sentence that says how the game stands."""
+    text = f"D is right on {row['acc_real']:.0%} of real and {row['acc_fake']:.0%} of fake images; "
+    text += f"{row['distinct']:.0%} of the samples are distinct; gradients D {row['grad_D']:.2g}, G {row['grad_G']:.2g}"
+    if row["distinct"] < 0.5:
+        return text + ": G is collapsing"
+    return text + (": D is winning" if min(row["acc_real"], row["acc_fake"]) > 0.95 else "")
+
+
 # ----- One process or many
 
 
@@ -760,6 +1001,10 @@ def parse_args(
     `--resume auto` is the run folder's last.pt, or a new run where there is none. MetricError names what contradicts.
     """
     args = parser.parse_args(argv)
+    if not all(beta is None or 0 <= beta < 1 for beta in (args.beta1, args.beta2)):
+        raise MetricError("--beta1 and --beta2 are decays: 0 or more, and below 1")
+    if args.workers < 0 or min(args.num_samples, args.epochs, args.batch_size) < 1:
+        raise MetricError("--epochs, --batch-size, --num-samples must be 1 or more, --workers not negative")
     args.out = args.out or f"runs/{script}-{Path(args.dataset).name}-s{args.seed}"
     if args.resume == "auto":
         args.resume = f"{args.out}/last.pt" if Path(args.out, "last.pt").exists() else ""

@@ -27,6 +27,8 @@ DIFFERENT = {
     "build": "the model's networks",
     "init_weights": "each paper's initialisation",
     "gan_loss": "each paper's adversarial loss",
+    "d_loss": "each paper's adversarial loss",
+    "g_loss": "each paper's adversarial loss",
     "sample": "what the model can make",
     "measure": "what the model is judged by",
     "evaluate": "what the model is judged by",

@@ -123,13 +123,22 @@ def parse(tmp_path, monkeypatch):
     def parse(*argv):
         parser = argparse.ArgumentParser(allow_abbrev=False)
         parser.add_argument("--dataset", default="faces")
-        for name, default in (("epochs", 20), ("seed", 0), ("width", 24), ("max-steps", 0)):
+        counts = {"epochs": 20, "seed": 0, "width": 24, "max-steps": 0, "batch-size": 8, "num-samples": 4, "workers": 0}
+        for name, default in counts.items():
             parser.add_argument(f"--{name}", type=int, default=default)
+        for name in ("beta1", "beta2"):
+            parser.add_argument(f"--{name}", type=float, default=0.5)
         for name in parser_flags:
             parser.add_argument(f"--{name}", default="")
         return metrics.parse_args(parser, argv, "vae", ("input",))
 
     return parse
+
+
+@pytest.mark.parametrize("wrong", ["--beta1 1", "--beta2 -0.1", "--workers -1", "--epochs 0", "--num-samples 0"])
+def test_common_flags_out_of_range(parse, wrong):
+    with pytest.raises(metrics.MetricError, match=wrong.split()[0]):
+        parse(*wrong.split())
 
 
 @pytest.fixture
