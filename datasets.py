@@ -462,11 +462,14 @@ def save_grid(
     count, height, width, depth = pixels.shape
     columns = min(columns, count)
     rows = -(-count // columns)
-    size, font, top = 15, None, 0
-    while titles and (font is None or size > 7 and max(map(font.getlength, titles)) > width):
+    size, font, top, upright = 15, None, 0, False
+    while titles and (font is None or size > 8 and max(map(font.getlength, titles)) > width):
         size -= 1
         font = ImageFont.load_default(size)
         top = size + 6  # pixels for the titles
+    if titles and max(map(font.getlength, titles)) > width:  # too long at any size: from below upwards
+        font, upright = ImageFont.load_default(min(12, width - 2)), True
+        top = int(max(map(font.getlength, titles))) + 8
 
     sheet = np.full(
         (top + padding + rows * (height + padding), padding + columns * (width + padding), depth), 255, "u1"
@@ -475,8 +478,9 @@ def save_grid(
         y, x = top + padding + i // columns * (height + padding), padding + i % columns * (width + padding)
         sheet[y : y + height, x : x + width] = pixels[i]
     for i, title in zip(range(columns), titles or [], strict=False):
-        label = Image.new("L", (width, top), 255)
-        ImageDraw.Draw(label).text((width / 2, top / 2), title, fill=0, font=font, anchor="mm")
+        label = Image.new("L", (top, width) if upright else (width, top), 255)
+        ImageDraw.Draw(label).text((label.width / 2, label.height / 2), title, fill=0, font=font, anchor="mm")
+        label = label.transpose(Image.Transpose.ROTATE_90) if upright else label
         x = padding + i * (width + padding)
         sheet[:top, x : x + width] = np.asarray(label)[:, :, None]
 
@@ -500,6 +504,36 @@ def save_rows(columns: dict[str, torch.Tensor], path: str | Path, rows: int = 8)
     """
     images = torch.stack([column[:rows].expand(-1, 3, -1, -1).cpu() for column in columns.values()], dim=1)
     save_grid(images.flatten(0, 1), path, len(columns), titles=list(columns))
+
+
+def save_contours(
+    score: Callable[[torch.Tensor], torch.Tensor], real: np.ndarray, samples: torch.Tensor, path: str | Path
+) -> None:
+    """Draw a critic of points and what it judges: contours of score(points (N, 2)) -> (N,), brighter = higher, real
+    points (N, 2) in orange and samples (N, 2) in green. Raises DataError when the file cannot be written."""
+    from matplotlib.figure import Figure  # the object interface: needs no screen
+
+    axis = torch.linspace(-2.2, 2.2, 111)
+    height = score(torch.cartesian_prod(axis, axis)).view(111, 111).T.cpu()
+    figure = Figure(figsize=(6, 6), layout="constrained")
+    axes = figure.subplots()
+    axes.contourf(axis, axis, height, levels=24, cmap="Greys_r")
+    axes.contour(axis, axis, height, levels=24, colors="white", linewidths=0.4)
+    axes.scatter(*real.T, s=4, color="tab:orange", label="data")
+    axes.scatter(*samples.T.cpu(), s=4, color="tab:green", label="samples")
+    axes.set(xlim=(-2.2, 2.2), ylim=(-2.2, 2.2), aspect="equal", title="brighter: the critic's score is higher")
+    axes.legend(loc="upper right", fontsize="small")
+    path = Path(path)
+    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DataError(f"cannot save {path}: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def save_each(columns: dict[str, torch.Tensor], files: Sequence[str], folder: Path) -> None:

@@ -914,6 +914,36 @@ def label_fidelity(fake, labels, test, classifier: Classifier) -> list[Score]:
     return scores
 
 
+def sliced_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Earth mover's distance of two sets of equally many points (N, 2), averaged over their shadows in 64 directions.
+
+    On a line the best transport keeps the order: the i-th smallest goes to the i-th smallest.
+    """
+    angles = np.arange(64) * np.pi / 64
+    shadows = [np.sort(points @ np.stack([np.cos(angles), np.sin(angles)]), axis=0) for points in (a, b)]
+    return float(np.abs(shadows[0] - shadows[1]).mean())
+
+
+def score_points(name: str, fake: np.ndarray, test: np.ndarray, train: np.ndarray) -> list[Score]:
+    """Samples (N, 2) against the points of the toy set `name` -> their distance; of clusters, how many were found."""
+    n, floor = len(fake), sliced_distance(train[: len(test)], test)
+    scores = [Score("sliced Wasserstein", sliced_distance(fake, test), n_real=n, n_fake=n, floor=floor)]
+    scores[0].floor_n = n
+    if name == "swissroll":
+        return scores
+    if name == "8gaussians":
+        angles = np.arange(8) * np.pi / 4
+        centres, std = 2**0.5 * np.stack([np.cos(angles), np.sin(angles)], axis=1), 0.02 / 2**0.5
+    else:
+        centres, std = (np.argwhere(np.ones((5, 5))) - 2) / 2**0.5, 0.05 / 8**0.5
+    distance = np.linalg.norm(fake[:, None] - centres, axis=2)  # (N, clusters)
+    good, nearest = distance.min(axis=1) < 4 * std, distance.argmin(axis=1)
+    found = (np.bincount(nearest[good], minlength=len(centres)) >= 5).sum()
+    note = f"of {len(centres)}: with 5 samples or more within 4 std"
+    scores += [Score("share within 4 std of a centre", float(good.mean()), n_fake=n)]
+    return scores + [Score("clusters found", int(found), n_fake=n, note=note)]
+
+
 # ----- How a GAN is doing, while it trains
 
 
