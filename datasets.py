@@ -206,7 +206,7 @@ def load(
     - `DIR/CLASS/**/*.jpg`, `DIR/*.jpg`: classes, or plain images; every tenth by name belongs to the split "test"
     - `DIR/train-images-idx3-ubyte` and so on, `.gz` or not: MNIST's format
 
-    A name in `TOYS` gives `Points`, whatever the size and the channels; all else is an `ImageSet`.
+    A name in `TOYS` gives `Points` (with `points`), whatever the size and the channels; all else is an `ImageSet`.
     split: "train", "test" or "val". "test" falls back to val/ and "val" to test/; built-in sets, MNIST, CIFAR-10 and
     STL-10 serve both from their test split. Folder names "validation" and "valid" stand for "val".
     direction: "AtoB" makes A `images` and B `targets` of a paired set, "BtoA" the reverse.
@@ -1639,7 +1639,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(table())
         return
     try:
-        data = load(args.name, args.split, args.image_size, data_dir=args.data_dir)
+        data = load(args.name, args.split, args.image_size, data_dir=args.data_dir, points=True)
         if isinstance(data, Points):
             print(f"{data.name}, {data.split}: {len(data)} points")
             if args.preview:

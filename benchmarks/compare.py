@@ -5,9 +5,9 @@
 GAN (minimax), GAN with the log D trick, CGAN, WGAN (clipping), WGAN-GP and VAE: for each seed, each trains by its own
 script's command for the same number of epochs, so it sees the same number of images, with the layers of dcgan.py's
 generator and discriminator at 28 px. A critic learns five times for every step of its generator, so a WGAN's generator
-takes a fifth of the steps of a GAN's; with the first seed WGAN-GP therefore runs with --n-critic 1 too. Runs that are
-complete in --runs are not repeated. 10,000 samples of each run are compared with the test images by a classifier of the
-set, and with the first seed --inception-images of them by Inception, which is slow.
+takes a fifth of the steps of a GAN's; with the first seed WGAN-GP therefore runs with --n-critic 1 too. Runs and scores
+that are complete in --runs are not repeated. 10,000 samples of each run are compared with the test images by a
+classifier of the set, and with the first seed --inception-images of them by Inception, which is slow.
 """
 
 import argparse
@@ -125,11 +125,16 @@ def main():
     for (seed, title), folder in folders.items():
         fake, parameters, state = fakes(title, folder, train_set, test_set)
         rows.setdefault(title, fake[:16])
-        scores = []
-        for net in judges if seed == first else judges[-1:]:
-            n = len(fake) if net.domain else min(len(fake), args.inception_images)
-            scores += metrics.judge(fake[:n], test_set, train_set, [net], cache)
-        entry = {f"{s.metric}" + (f"-{s.dims}" if "FID" in s.metric else ""): s.as_dict() for s in scores}
+        used = judges if seed == first else judges[-1:]
+        kept = folder / f"scores-{'-'.join(net.weights for net in used)}-{args.inception_images}.json"
+        if not kept.exists():
+            scores = []
+            for net in used:
+                n = len(fake) if net.domain else min(len(fake), args.inception_images)
+                scores += metrics.judge(fake[:n], test_set, train_set, [net], cache)
+            names = [f"{s.metric}-{s.dims}" if "FID" in s.metric else s.metric for s in scores]
+            kept.write_text(json.dumps({name: s.as_dict() for name, s in zip(names, scores, strict=True)}))
+        entry = json.loads(kept.read_text())
         cost = json.loads((folder / "cost.json").read_text())
         table[title]["seeds"].append({"seed": seed, "step": state["step"], **cost, "scores": entry})
         table[title]["parameters"] = parameters

@@ -503,10 +503,11 @@ def test_a_pickle_of_another_md5_is_never_opened(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", datasets.TOYS)
 def test_toys(name, tmp_path):
-    data, test = load(name, data_dir=tmp_path / "d"), load(name, "val", image_size=1, channels=3)
+    data = load(name, data_dir=tmp_path / "d", points=True)
+    test = load(name, "val", image_size=1, channels=3, points=True)
     assert (data.split, len(data), test.split, len(test)) == ("train", 10000, "test", 2000)
     assert data.points.dtype == np.float32 and data.points.shape == (10000, 2) and np.abs(data.points).max() < 2.1
-    assert not (tmp_path / "d").exists() and np.array_equal(load(name).points, data.points)
+    assert not (tmp_path / "d").exists() and np.array_equal(load(name, points=True).points, data.points)
     assert not np.array_equal(data.points[:2000], test.points)
     assert 0.6 < data.points.std() < 1.1 and abs(test.points.std() / data.points.std() - 1) < 0.05
     batch = next(iter(make_loader(data, 64)))["image"]
@@ -515,6 +516,8 @@ def test_toys(name, tmp_path):
     assert datasets.fixed_batch(data, 7, "cpu")["image"].shape == (7, 2)
     with pytest.raises(DataError, match="not a set of pairs"):
         load(name, paired=True)
+    with pytest.raises(DataError, match="a set of points, not of images"):
+        load(name)
 
 
 def test_toys_have_the_shape_of_their_names():
