@@ -132,7 +132,7 @@ class Discriminator(nn.Module):
 
 
 def init_weights(net):
-    """Convolutions N(0, 0.02), BatchNorm's scale N(1, 0.02) and shift 0 (Radford et al., section 4)."""
+    """Convolutions N(0, 0.02) (Radford et al., section 4), BatchNorm's scale N(1, 0.02) (their code), shift 0."""
     for module in net.modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
             nn.init.normal_(module.weight, mean=0.0, std=0.02)

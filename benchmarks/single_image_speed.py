@@ -8,22 +8,29 @@ is a step. Where the networks differ (PyTorch-GAN's are MLPs), our loop trains t
 takes to fetch them does not count, nor do printed lines and pictures of samples. Reported: CPU milliseconds of the
 process a round on one thread, which is what it costs also on a busy machine; medians, and their ratio. A round is one
 step; of wgan.py and its peer, 5 steps of the critic and one of the generator.
+
+"plain" is the least that the same mathematics costs here: a bare loop over the same networks, pictures ready as floats,
+nothing logged; "of_plain" is its time divided by ours, 1.00 where our step costs no more. The ratio to a peer depends
+on how fast the machine's matrix products are, since these cost all three the same.
 """
 
 import argparse
 import ast
 import builtins
+import copy
 import json
 import os
 import sys
 import tempfile
 import time
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from statistics import median
 from unittest import mock
 
 import torch
+import torch.nn.functional as F
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -86,12 +93,62 @@ def as_ours(names):
     return {"G": G(), "D": D()}
 
 
-def measure(script, flags, nets, batch, n, rounds, theirs):
-    """The script's own loop, with a loader that after each n steps takes n of theirs -> seconds a round, networks.
+def learn(opt, loss):
+    opt.zero_grad()
+    loss.backward()
+    opt.step()
 
-    nets: the networks to train in place of the script's own, or None.
+
+def plain_vae(E, G, opt, x, target):
+    mu, logvar = E(x)
+    logits = G(mu + torch.exp(0.5 * logvar) * torch.randn(mu.shape))
+    kl = 0.5 * (mu.square() + logvar.exp() - 1 - logvar).sum()
+    learn(opt, (F.binary_cross_entropy_with_logits(logits, target, reduction="sum") + kl) / len(x))
+
+
+def plain_gan(G, D, opt_G, opt_D, x, *c):  # c: the classes, for cgan.py
+    drawn = [labels[torch.randint(len(x), (len(x),))] for labels in c]
+    fake = G(torch.randn(len(x), 100), *drawn)
+    D.requires_grad_(True)
+    if c:  # PyTorch-GAN's D has no BatchNorm
+        D_real, D_fake = D(torch.cat([x, fake.detach()]), torch.cat([*c, *drawn])).chunk(2)
+    else:
+        D_real, D_fake = D(x), D(fake.detach())
+    learn(opt_D, F.softplus(-D_real).mean() + F.softplus(D_fake).mean())
+    D.requires_grad_(False)
+    learn(opt_G, F.softplus(-D(fake, *drawn)).mean())
+
+
+def plain_wgan(G, D, opt_G, opt_D, x):
+    D.requires_grad_(True)
+    for _ in range(5):
+        with torch.no_grad():
+            fake = G(torch.randn(len(x), 100))
+        D_real, D_fake = D(torch.cat([x, fake])).chunk(2)
+        between = torch.lerp(fake, x, torch.rand(len(x), 1, 1, 1)).requires_grad_(True)
+        (slope,) = torch.autograd.grad(D(between).sum(), between, create_graph=True)
+        penalty = (slope.flatten(1).norm(2, dim=1) - 1).square().mean()
+        learn(opt_D, D_fake.mean() - D_real.mean() + 10 * penalty)
+    D.requires_grad_(False)
+    learn(opt_G, -D(G(torch.randn(len(x), 100))).mean())
+
+
+def plain(script, nets, image, label):
+    """A bare loop over these networks -> a function that does one round."""
+    x = (image / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+    weights = [list(net.parameters()) for net in nets]
+    weights = [sum(weights, [])] if script == "vae" else weights
+    opts = [torch.optim.Adam(part, 2e-4, (0.5, 0.999), fused=True) for part in weights]
+    turn = {"vae": plain_vae, "wgan": plain_wgan}.get(script, plain_gan)
+    return partial(turn, *nets, *opts, x, *{"vae": [image / 255], "cgan": [label]}.get(script, []))
+
+
+def measure(script, flags, nets, bare, batch, n, rounds, theirs):
+    """The script's own loop; after each n steps its loader takes n of theirs and a bare round -> seconds, networks.
+
+    nets: the networks to train in place of the script's own, or None; bare: those of the bare loop, None = a copy.
     """
-    ours, seconds = import_module(script), {"ours": [], "peer": []}
+    ours, seconds = import_module(script), {"ours": [], "peer": [], "plain": []}
     data = datasets.ImageSet("random", "train", batch["image"].numpy(), labels=batch["label"].numpy())
     data.classes = [str(i) for i in range(10)]
 
@@ -103,15 +160,20 @@ def measure(script, flags, nets, batch, n, rounds, theirs):
             middle = time.process_time()
             for _ in range(n):
                 theirs()
+            end = time.process_time()
+            bare_round()
+            seconds["plain"].append(time.process_time() - end)
             seconds["ours"].append(middle - start)
-            seconds["peer"].append(time.process_time() - middle)
+            seconds["peer"].append(end - middle)
 
     def build(*args):
-        nonlocal nets
+        nonlocal nets, bare, bare_round
         nets = nets or original(*args)
+        bare = bare or copy.deepcopy(nets)
+        bare_round = plain(script, bare.values(), **batch)
         return nets
 
-    original = ours.build
+    original, bare_round = ours.build, None
     with (
         tempfile.TemporaryDirectory() as folder,
         mock.patch.object(ours, "build", build),
@@ -120,27 +182,30 @@ def measure(script, flags, nets, batch, n, rounds, theirs):
     ):
         flags += f" --epochs 1000000 --device cpu --out {folder} --log-every 0 --sample-every 0 --save-every 0"
         ours.main(flags.split())
-    return {name: median(times[2:]) for name, times in seconds.items()}, nets
+    return {name: median(times[2:]) for name, times in seconds.items()}, nets, bare
 
 
 def compare(script, folder):
-    """-> milliseconds of both, and their ratio."""
+    """-> milliseconds of all three, peer / ours, and plain / ours."""
     whose, file, their_flags, flags, (size, channels, side), n, rounds = PAIRS[script]
     image = torch.randint(0, 256, (size, channels, side, side), dtype=torch.uint8)
     label = torch.randint(0, 10, (size,))
     pixels = image / 255 if script == "vae" else image / 127.5 - 1  # as the peer's transforms give them
     theirs, names = peer(folder / file, their_flags, (pixels, label))
-    nets = as_ours(names) if whose == "pytorch_gan" else None
+    nets = bare = None
+    if whose == "pytorch_gan":
+        nets, bare = as_ours(names), {"G": names["Generator"](), "D": names["Discriminator"]()}
     flags += f" --image-size {side} --batch-size {size}"
-    seconds, nets = measure(script, flags, nets, {"image": image, "label": label}, n, rounds, theirs)
-    sides = [list(nets.values()), [net for net in names.values() if isinstance(net, torch.nn.Module)]]
+    seconds, nets, bare = measure(script, flags, nets, bare, {"image": image, "label": label}, n, rounds, theirs)
+    sides = [nets.values(), bare.values(), [net for net in names.values() if isinstance(net, torch.nn.Module)]]
     weights = [[p for net in side for p in net.parameters()] for side in sides]
     parameters = [sum(p.numel() for p in side) for side in weights]
-    assert parameters[0] == parameters[1], f"{script}: the networks differ: {parameters} parameters"
+    assert len(set(parameters)) == 1, f"{script}: the networks differ: {parameters} parameters"
     assert all(p.isfinite().all() for side in weights for p in side), f"{script}: a weight is not finite"
     facts = {"peer": file, "image": [channels, side, side], "batch_size": size, "steps": n, "parameters": parameters[0]}
     milliseconds = {name: round(1000 * value, 2) for name, value in seconds.items()}
-    return facts | {"cpu_ms_per_round": milliseconds, "ratio": round(seconds["peer"] / seconds["ours"], 2)}
+    ratios = {"ratio": seconds["peer"] / seconds["ours"], "of_plain": seconds["plain"] / seconds["ours"]}
+    return facts | {"cpu_ms_per_round": milliseconds} | {name: round(value, 2) for name, value in ratios.items()}
 
 
 def main():
