@@ -13,18 +13,14 @@ A conditional GAN soon ignores such a code. Two cycles, B -> z -> B and z -> B -
                               + GAN(D_LR) + 0.5 |z - mu_rand|_1
 
 Differences from the paper and its official code:
-  1. The KL is averaged over the batch. The official code sums it: its weight grows with the batch, until every z gives
-     one picture.
+  1. The KL is averaged over the batch. The official code sums it: its weight grows until every z gives one picture.
   2. Weights start from N(0, 0.02), as in pix2pix. The official Xavier with gain 0.02 starts from a G almost blind to z.
-  3. D sees (A, B), as the paper writes; the official default shows it B alone (--no-conditional-d). With few steps and
-     small networks, some codes then give broken pictures.
+  3. D sees (A, B), as the paper writes; shown B alone, the official default, it let some codes break their pictures.
   4. G ends in one more convolution, which sees A at full size: at 64 px the lines would blur else. Sizes, rate, batch
      fit a CPU. Official: --image-size 128 --ngf 64 --ndf 64 --nef 64 --no-head --no-conditional-d.
-  5. One backward pass where the official code has two: E is frozen while it reads fake_rand. No dropout in G, which the
-     official command for edges2shoes turns on.
+  5. One backward pass where the official code has two: E is frozen while it reads fake_rand. No dropout in G.
 
 Measured, the default run on two CPU cores: 8 minutes, FID-768 1.82 (floor 0.07), LPIPS diversity 0.264 (ceiling 0.319).
-README shows its pictures, a run without the latent losses, and runs on photographs.
   python bicyclegan.py --epochs 20                                       the default run, without a download
   python bicyclegan.py --resume auto --epochs 40                         continue it
   python bicyclegan.py --sample runs/bicyclegan-edges2faces-s0/last.pt   rows of samples, a walk between two codes
@@ -44,7 +40,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm import tqdm
 
 import datasets
 import metrics
@@ -55,43 +50,26 @@ SCRIPT = "bicyclegan"
 
 
 def build_parser():
-    p = argparse.ArgumentParser(f"{SCRIPT}.py", "%(prog)s [flags]   (--help lists them)", __doc__, allow_abbrev=False)
-    p.formatter_class = argparse.RawDescriptionHelpFormatter
+    p = metrics.new_parser(  # --data-dir, --seed, --device, --resume, --sample, --evaluate ...: the same in all scripts
+        SCRIPT,
+        __doc__,
+        dataset="edges2faces",
+        image_size=(64, "side in pixels: 32, 64, 128 or 256 (paper: 256)"),
+        epochs=(20, "passes over the training set (paper: 60 on edges2shoes)"),
+        batch_size=(16, "pairs in a step of one process (paper: 2)"),
+        lr=(4e-4, "learning rate of Adam (paper: 2e-4)"),
+        beta1=(0.5, "Adam's decay of the mean (paper: 0.5)"),
+        beta2=(0.999, "Adam's decay of the square (paper: 0.999)"),
+        num_samples=(10, "samples of each input in a picture (paper: 10)"),
+    )
     yes_no = argparse.BooleanOptionalAction
-    # The common flags: the same in all eight scripts.
-    p.add_argument("--dataset", default="edges2faces", help="a set's name (python datasets.py lists them) or a folder")
-    p.add_argument("--data-dir", default="data", help="folder of downloaded sets and of decoded caches")
-    p.add_argument("--image-size", type=int, default=64, help="side in pixels: 32, 64, 128 or 256 (paper: 256)")
-    p.add_argument("--epochs", type=int, default=20, help="passes over the training set (paper: 60 on edges2shoes)")
-    p.add_argument("--max-steps", type=int, default=0, help="stop at this step; 0 = no limit")
-    p.add_argument("--batch-size", type=int, default=16, help="pairs in a step of one process (paper: 2)")
-    p.add_argument("--lr", type=float, default=4e-4, help="learning rate of Adam (paper: 2e-4)")
-    p.add_argument("--beta1", type=float, default=0.5, help="Adam's decay of the mean (paper: 0.5)")
-    p.add_argument("--beta2", type=float, default=0.999, help="Adam's decay of the square (paper: 0.999)")
-    p.add_argument("--seed", type=int, default=0, help="seed of the weights, the order of the data and the noise")
-    p.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="auto = the best there is")
-    p.add_argument("--amp", action=yes_no, default=False, help="bfloat16 autocast; meant for GPUs")
-    p.add_argument("--compile", action=yes_no, default=False, help="torch.compile the networks; meant for GPUs")
-    p.add_argument("--workers", type=int, default=0, help="processes that fetch batches; 0 = the main process")
-    p.add_argument("--out", default="", help="run folder; empty = runs/SCRIPT-DATASET-sSEED")
-    p.add_argument("--log-every", type=int, default=50, help="steps between two rows of log.csv; 0 = never")
-    p.add_argument("--sample-every", type=int, default=500, help="steps between two pictures; 0 = only at the end")
-    p.add_argument("--save-every", type=int, default=500, help="steps between two checkpoints; 0 = only at the end")
-    p.add_argument("--eval-every", type=int, default=0, help="steps between two measurements; 0 = never")
-    p.add_argument("--resume", default="", metavar="CKPT|auto", help="continue a run; auto = the run folder's last.pt")
-    p.add_argument("--sample", default="", metavar="CKPT", help="draw samples from a checkpoint and exit")
-    p.add_argument("--evaluate", default="", metavar="CKPT", help="measure a checkpoint, write metrics.json and exit")
-    p.add_argument("--num-samples", type=int, default=10, help="samples of each input in a picture (paper: 10)")
-    p.add_argument("--weights-dir", default="", help="folder with the weights of Inception, AlexNet and LPIPS")
-    # This model's flags.
     p.add_argument("--direction", default="AtoB", choices=("AtoB", "BtoA"), help="A = left half of a file, B = right")
     p.add_argument("--input-channels", type=int, default=0, choices=(0, 1, 3), help="of A; 0 = as the data set has it")
     p.add_argument("--flip", action=yes_no, default=False, help="mirror half of the training pairs")
     p.add_argument("--decay-from", type=int, default=10, help="epoch from which lr falls to 0; 0 = never (paper: half)")
     p.add_argument("--nz", type=int, default=8, help="length of the code z (paper: 8)")
-    p.add_argument("--ngf", type=int, default=24, help="channels of G's first layer (paper: 64)")
-    p.add_argument("--ndf", type=int, default=24, help="channels of each D's first layer (paper: 64)")
-    p.add_argument("--nef", type=int, default=24, help="channels of E's first layer (paper: 64)")
+    for name, net in (("ngf", "G"), ("ndf", "each D"), ("nef", "E")):
+        p.add_argument(f"--{name}", type=int, default=24, help=f"channels of {net}'s first layer (paper: 64)")
     p.add_argument("--net-g", default="unet", choices=("unet", "vanilla"), help="vanilla = without the skips")
     p.add_argument("--net-d", default="patch", choices=("patch", "vanilla"), help="vanilla = one score per image")
     p.add_argument("--conditional-d", action=yes_no, default=True, help="D sees (A, B), not only B (official code: no)")
@@ -217,10 +195,8 @@ class Discriminator(nn.Module):
 
 def init_weights(net):
     """N(0, 0.02) for every weight, zero for every bias (pix2pix, section 6.2)."""
-    for module in net.modules():
-        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
-            nn.init.normal_(module.weight, mean=0.0, std=0.02)
-            nn.init.zeros_(module.bias)
+    for p in net.parameters():
+        nn.init.zeros_(p) if p.ndim == 1 else nn.init.normal_(p, mean=0.0, std=0.02)
 
 
 # ------------------------------------------------------------------------------------------------------- losses
@@ -246,11 +222,6 @@ def d_loss(D, real, fake, kind):
 def kl_per_dim(mu, logvar):
     """KL(N(mu, exp(logvar)) || N(0, 1)) in nats; (B, nz), (B, nz) -> (nz,), averaged over the batch."""
     return 0.5 * (mu.square() + logvar.exp() - 1.0 - logvar).mean(dim=0)
-
-
-def lr_factor(epoch, epochs, decay_from):
-    """1 until the epoch (a fraction, from 0) decay_from, then linear to 0 at the end; decay_from 0: always 1."""
-    return min(1.0, (epochs - epoch) / (epochs - decay_from)) if 0 < decay_from < epochs else 1.0
 
 
 # ----------------------------------------------------------------------------------- pictures and measurements
@@ -280,13 +251,6 @@ def load_pairs(args, split, channels):
     return datasets.load(args.dataset, split, args.image_size, paired=True, **how)
 
 
-@torch.no_grad()
-def paint(G, A, z, names=None):
-    """Every drawing with every code: A (n, C, S, S), z (k, nz) -> {name of the code: pictures (n, C, S, S)}."""
-    names = names or [f"z{i + 1}" for i in range(len(z))]
-    return {name: G(A, code.expand(len(A), -1)) for name, code in zip(names, z, strict=True)}
-
-
 def sample(args, checkpoint):
     """--sample: samples.png, interpolation.png and, with --input, every sample in a file of its own."""
     device, _, _ = metrics.pick_device(args.device)
@@ -299,13 +263,13 @@ def sample(args, checkpoint):
         rows, files = datasets.fixed_batch(load_pairs(args, "test", (c_A, c_B)), 8, device), []
         A, truth = rows["image"], {"truth": rows["target"]}
     z = datasets.draw_noise((max(2, args.num_samples), args.nz), torch.Generator().manual_seed(args.seed), device)
-    samples, t = paint(G, A, z), torch.linspace(0, 1, 10, device=device)[:, None]
-    walk = paint(G, A, (1 - t) * z[0] + t * z[1], [f"{x:.1f}" for x in t.flatten().tolist()])
+    samples, t = datasets.paint(G, A, z), torch.linspace(0, 1, 10, device=device)[:, None]
+    walk = datasets.paint(G, A, (1 - t) * z[0] + t * z[1], [f"{x:.1f}" for x in t.flatten().tolist()])
     if args.style_from:
         style, _ = datasets.read_images(args.style_from, args.image_size, channels=c_B, limit=1)
         with torch.no_grad():
             mu, _ = E(datasets.to_float(style, device))  # (1, nz): the likeliest code of that picture
-        samples = paint(G, A, mu, ["style"]) | samples
+        samples = datasets.paint(G, A, mu, ["style"]) | samples
     out = Path(args.out, "samples")
     datasets.save_rows({"input": A} | truth | samples, out / "samples.png")
     datasets.save_rows({"input": A} | truth | walk, out / "interpolation.png")
@@ -329,8 +293,8 @@ def measure(nets, train, test, args, device, instruments):
     codes = torch.cat([torch.stack(E(datasets.to_float(batch["target"], device))) for batch in batches], dim=1)
     kl, error = kl_per_dim(*codes).tolist(), torch.cat(errors)[: len(test)].mean().item()  # codes: mu, logvar
     scores += [metrics.Score("|z - mu(G(A, z))|", error, n_fake=len(test), note="0.80: E knows nothing of z")]
-    note = "by dimension " + " ".join(f"{k:.2f}" for k in kl)
-    return scores + [metrics.Score("KL, nats", sum(kl), n_real=len(test), note=note)]
+    by_dim = "by dimension " + " ".join(f"{k:.2f}" for k in kl)
+    return scores + [metrics.Score("KL, nats", sum(kl), n_real=len(test), note=by_dim)]
 
 
 def evaluate(args, checkpoint):
@@ -340,8 +304,7 @@ def evaluate(args, checkpoint):
     nets = build(args, checkpoint["channels"], device, checkpoint)
     train_set, test_set = (load_pairs(args, split, checkpoint["channels"]) for split in ("train", "test"))
     scores = measure(nets, train_set, test_set, args, device, instruments)
-    minutes = checkpoint["log"]["seconds"] / 60
-    metrics.write_scores(f"{args.out}/metrics.json", scores, step=checkpoint["step"], minutes=minutes, args=vars(args))
+    metrics.write_evaluation(args, checkpoint, scores)
 
 
 # ----------------------------------------------------------------------------------------------------------- training
@@ -372,38 +335,28 @@ def train(args, checkpoint):
     # Networks, optimisers
     nets = build(args, channels, device, checkpoint)
     G, E, D_VAE, D_LR = nets.values()
-    rates = {"G": args.lr_g, "E": args.lr_e, "D_VAE": args.lr_d_vae, "D_LR": args.lr_d_lr}
-    adam = dict(betas=(args.beta1, args.beta2), fused=True)
-    opts = {name: torch.optim.Adam(nets[name].parameters(), lr=lr or args.lr, **adam) for name, lr in rates.items()}
+    adam, opts = dict(betas=(args.beta1, args.beta2), fused=True), {}
+    for name, net in nets.items():
+        opts[name] = torch.optim.Adam(net.parameters(), lr=getattr(args, f"lr_{name.lower()}") or args.lr, **adam)
     noise = torch.Generator().manual_seed(args.seed)  # the only source of random numbers from here on
-    if checkpoint:
-        noise.set_state(checkpoint["noise"])
-        for name, opt in opts.items():
-            opt.load_state_dict(checkpoint[f"opt_{name}"])
+    done = metrics.restore(checkpoint, noise, opts)
     metrics.broadcast_weights(*nets.values())
-    if args.compile:
-        for net in nets.values():
-            net.compile()
+    for net in nets.values() if args.compile else ():
+        net.compile()
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.amp)
 
     def see(A, B):  # what a D looks at
         return torch.cat([A, B], dim=1) if args.conditional_d else B
 
     # Run folder, written by rank 0 alone
-    out, done = Path(args.out), checkpoint["step"] if checkpoint else 0
-    last_step = min(args.epochs * len(loader), args.max_steps or math.inf)
-    if done >= last_step:
-        raise datasets.DataError(f"the run is at its end, step {done}; continue it with more --epochs or --max-steps")
+    out, last_step = Path(args.out), metrics.last_step(args, len(loader), done)
     if rank == 0:
         figures = FIGURES | {"KL of each dimension, nats": [f"kl_{i}" for i in range(args.nz)]}
         log = metrics.start_run(out, vars(args), figures, checkpoint)
-    steps = datasets.steps(loader, done, last_step)
-    bar = tqdm(steps, total=last_step, initial=done, unit="step", disable=rank > 0)
+    bar = datasets.steps(loader, done, last_step, quiet=rank > 0)
 
     for step, epoch, batch in bar:  # step counts from 1
-        for opt in opts.values():
-            factor = lr_factor((step - 1) / len(loader), args.epochs, args.decay_from)
-            opt.param_groups[0]["lr"] = opt.defaults["lr"] * factor
+        metrics.decay_rates(opts, (step - 1) / len(loader), args.epochs, args.decay_from)  # linear to 0 from there
         A, B = datasets.to_float(batch["image"], device), datasets.to_float(batch["target"], device)
         if args.flip:
             A, B = datasets.augment(A, B, flip=True, rank=rank, world=world, generator=noise)
@@ -449,36 +402,28 @@ def train(args, checkpoint):
         losses = dict(loss_D_VAE=loss_D_VAE, loss_D_LR=loss_D_LR, loss_G_VAE=loss_G_VAE, loss_G_LR=loss_G_LR)
         log.add(len(A) * world, **losses, loss_l1=loss_l1, loss_latent=loss_latent, kl=kl)  # means until the next row
         if metrics.due(step, args.log_every, last_step):
-            one, other = paint(G, rows["image"], rows_z[:2]).values()
+            one, other = datasets.paint(G, rows["image"], rows_z[:2]).values()
             row = log.write(step, epoch, diversity=(one - other).abs().mean())  # 0 to 2
             bar.set_postfix({name: f"{row[name]:.3f}" for name in ("loss_l1", "loss_latent", "diversity")})
         if metrics.due(step, args.sample_every, last_step):
-            columns = {"input": rows["image"], "truth": rows["target"]} | paint(G, rows["image"], rows_z)
+            columns = {"input": rows["image"], "truth": rows["target"]} | datasets.paint(G, rows["image"], rows_z)
             datasets.save_rows(columns, out / f"samples/{step:07d}.png")
             log.plot()
         if args.eval_every and step % args.eval_every == 0:
             metrics.write_scores(out / f"metrics-{step:07d}.json", measure(nets, data, test, args, device, instruments))
         if metrics.due(step, args.save_every, last_step):
-            state = {"script": SCRIPT, "args": vars(args), "channels": channels, "step": step, "log": log.state()}
-            state |= {"noise": noise.get_state(), **{name: net.state_dict() for name, net in nets.items()}}
-            metrics.save_checkpoint(out / "last.pt", state | {f"opt_{n}": opt.state_dict() for n, opt in opts.items()})
+            metrics.save_run(out, SCRIPT, args, step, log, noise, nets, opts, channels=channels)
 
 
 def main(argv=None):
     parser = build_parser()
-    try:
+    with metrics.one_sentence(parser, datasets.DataError):
         args, checkpoint = metrics.parse_args(parser, argv, SCRIPT, ("decay_from", "input", "style_from", "fid_dims"))
         if args.image_size not in (32, 64, 128, 256):
             raise datasets.DataError(f"--image-size {args.image_size}: G halves it down to 1; use 32, 64, 128 or 256")
         if min(args.lr, args.nz, args.ngf, args.ndf // 2, args.nef) <= 0:
             raise datasets.DataError("--lr, --nz, --ngf, --nef must be positive, --ndf 2 or more")
         (sample if args.sample else evaluate if args.evaluate else train)(args, checkpoint)
-    except (datasets.DataError, metrics.MetricError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
-    except KeyboardInterrupt:
-        parser.exit(130, f"\n{parser.prog}: stopped; --resume auto continues from the last checkpoint\n")
-    finally:
-        metrics.leave_processes()
 
 
 if __name__ == "__main__":

@@ -26,14 +26,11 @@ in-domain IS 9.28 (ceiling 9.85).
   course: python cgan.py --dataset fashion-mnist --epochs 40 --ngf 64 --ndf 64
 """
 
-import argparse
-import math
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm import tqdm
 
 import datasets
 import metrics
@@ -44,35 +41,19 @@ SCRIPT = "cgan"
 
 
 def build_parser():
-    p = argparse.ArgumentParser(f"{SCRIPT}.py", "%(prog)s [flags]   (--help lists them)", __doc__, allow_abbrev=False)
-    p.formatter_class = argparse.RawDescriptionHelpFormatter
-    yes_no = argparse.BooleanOptionalAction
-    # The common flags: the same in all eight scripts.
-    p.add_argument("--dataset", default="digits", help="a set's name (python datasets.py lists them) or a folder")
-    p.add_argument("--data-dir", default="data", help="folder of downloaded sets and of decoded caches")
-    p.add_argument("--image-size", type=int, default=28, help="side in pixels: 28, 32, 64, 128 ... (paper: 28)")
-    p.add_argument("--epochs", type=int, default=24, help="passes over the training set")
-    p.add_argument("--max-steps", type=int, default=0, help="stop at this step; 0 = no limit")
-    p.add_argument("--batch-size", type=int, default=64, help="images in a step of one process (paper: 100)")
-    p.add_argument("--lr", type=float, default=2e-4, help="learning rate of Adam (paper: SGD, 0.1)")
-    p.add_argument("--beta1", type=float, default=0.5, help="Adam's decay of the mean")
-    p.add_argument("--beta2", type=float, default=0.999, help="Adam's decay of the square")
-    p.add_argument("--seed", type=int, default=0, help="seed of the weights, the order of the data and the noise")
-    p.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="auto = the best there is")
-    p.add_argument("--amp", action=yes_no, default=False, help="bfloat16 autocast; meant for GPUs")
-    p.add_argument("--compile", action=yes_no, default=False, help="torch.compile the networks; meant for GPUs")
-    p.add_argument("--workers", type=int, default=0, help="processes that fetch batches; 0 = the main process")
-    p.add_argument("--out", default="", help="run folder; empty = runs/SCRIPT-DATASET-sSEED")
-    p.add_argument("--log-every", type=int, default=50, help="steps between two rows of log.csv; 0 = never")
-    p.add_argument("--sample-every", type=int, default=250, help="steps between two pictures; 0 = only at the end")
-    p.add_argument("--save-every", type=int, default=500, help="steps between two checkpoints; 0 = only at the end")
-    p.add_argument("--eval-every", type=int, default=0, help="steps between two measurements; 0 = never")
-    p.add_argument("--resume", default="", metavar="CKPT|auto", help="continue a run; auto = the run folder's last.pt")
-    p.add_argument("--sample", default="", metavar="CKPT", help="draw samples from a checkpoint and exit")
-    p.add_argument("--evaluate", default="", metavar="CKPT", help="measure a checkpoint, write metrics.json and exit")
-    p.add_argument("--num-samples", type=int, default=100, help="samples in a picture, of all its classes together")
-    p.add_argument("--weights-dir", default="", help="folder with the weights of Inception, AlexNet and LPIPS")
-    # This model's flags.
+    p = metrics.new_parser(  # --data-dir, --seed, --device, --resume, --sample, --evaluate ...: the same in all scripts
+        SCRIPT,
+        __doc__,
+        dataset="digits",
+        image_size=(28, "side in pixels: 28, 32, 64, 128 ... (paper: 28)"),
+        epochs=(24, "passes over the training set"),
+        batch_size=(64, "images in a step of one process (paper: 100)"),
+        lr=(2e-4, "learning rate of Adam (paper: SGD, 0.1)"),
+        beta1=(0.5, "Adam's decay of the mean"),
+        beta2=(0.999, "Adam's decay of the square"),
+        num_samples=(100, "samples in a picture, of all its classes together"),
+        sample_every=250,
+    )
     p.add_argument("--nz", type=int, default=100, help="length of z (paper: 100)")
     p.add_argument("--ngf", type=int, default=32, help="channels of G's last hidden layer")
     p.add_argument("--ndf", type=int, default=32, help="channels of D's first layer")
@@ -182,15 +163,6 @@ def load_labelled(args, split, channels=(0, 0)):
     return data
 
 
-@torch.no_grad()
-def generate(G, *inputs):
-    """Inputs (N, ...) -> images (N, C, S, S). In evaluation mode no image depends on the others of its batch."""
-    G.eval()
-    images = torch.cat([G(*parts) for parts in zip(*(x.split(100) for x in inputs), strict=True)])
-    G.train()
-    return images
-
-
 def one_hot(labels, classes, device):
     """Class numbers (N,), an array or a tensor -> float (N, K)."""
     return F.one_hot(torch.as_tensor(labels), classes).float().to(device)
@@ -209,7 +181,7 @@ def choose_classes(text, names):
 def draw_grid(G, z, labels, names, path):
     """A picture with a column for each of the classes `labels` and a row for each z (n, nz)."""
     c = one_hot(labels, len(names), z.device)
-    images = generate(G, z.repeat_interleave(len(c), dim=0), c.repeat(len(z), 1))  # row by row
+    images = datasets.generate(G, z.repeat_interleave(len(c), dim=0), c.repeat(len(z), 1))  # row by row
     datasets.save_grid(images, path, columns=len(c), titles=[names[label] for label in labels])
 
 
@@ -232,7 +204,7 @@ def measure(nets, train, test, args, device, judges):
     n = min(len(test), args.fid_images)
     z = datasets.draw_noise((n, args.nz), torch.Generator().manual_seed(args.seed), device)
     labels = test.labels[[i * len(test) // n for i in range(n)]]
-    fake = datasets.to_uint8(generate(nets["G"], z, one_hot(labels, len(test.classes), device)))
+    fake = datasets.to_uint8(datasets.generate(nets["G"], z, one_hot(labels, len(test.classes), device)))
     return metrics.judge(fake, test, train, judges) + metrics.label_fidelity(fake, labels, test, judges[-1])
 
 
@@ -243,8 +215,7 @@ def evaluate(args, checkpoint):
     judges = metrics.load_judges(args.fid_dims, train, test, args.weights_dir, args.data_dir, device)
     nets = build(args, checkpoint["channels"], device, checkpoint)
     scores = measure(nets, train, test, args, device, judges)
-    minutes = checkpoint["log"]["seconds"] / 60
-    metrics.write_scores(f"{args.out}/metrics.json", scores, step=checkpoint["step"], minutes=minutes, args=vars(args))
+    metrics.write_evaluation(args, checkpoint, scores)
 
 
 # ----------------------------------------------------------------------------------------------------- training
@@ -278,24 +249,17 @@ def train(args, checkpoint):
     adam = dict(lr=args.lr, betas=(args.beta1, args.beta2), fused=True)
     opts = {name: torch.optim.Adam(nets[name].parameters(), **adam) for name in ("G", "D")}
     noise = torch.Generator().manual_seed(args.seed)  # the only source of random numbers from here on
-    if checkpoint:
-        noise.set_state(checkpoint["noise"])
-        for name, opt in opts.items():
-            opt.load_state_dict(checkpoint[f"opt_{name}"])
+    done = metrics.restore(checkpoint, noise, opts)
     metrics.broadcast_weights(*nets.values())
     if args.compile:
         G.compile(), D.compile()
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.amp)
 
     # Run folder, written by rank 0 alone
-    out, done = Path(args.out), checkpoint["step"] if checkpoint else 0
-    last_step = min(args.epochs * len(loader), args.max_steps or math.inf)
-    if done >= last_step:
-        raise datasets.DataError(f"the run is at its end, step {done}; continue it with more --epochs or --max-steps")
+    out, last_step = Path(args.out), metrics.last_step(args, len(loader), done)
     if rank == 0:
         log = metrics.start_run(out, vars(args), FIGURES, checkpoint)
-    row, steps = {}, datasets.steps(loader, done, last_step)
-    bar = tqdm(steps, total=last_step, initial=done, unit="step", disable=rank > 0)
+    row, bar = {}, datasets.steps(loader, done, last_step, quiet=rank > 0)
 
     for step, epoch, batch in bar:  # step counts from 1
         real = datasets.to_float(batch["image"], device)
@@ -340,26 +304,17 @@ def train(args, checkpoint):
         if args.eval_every and step % args.eval_every == 0:
             metrics.write_scores(out / f"metrics-{step:07d}.json", measure(nets, data, test, args, device, judges))
         if metrics.due(step, args.save_every, last_step):
-            state = {"script": SCRIPT, "args": vars(args), "channels": channels, "step": step, "log": log.state()}
-            state |= {"classes": data.classes, "noise": noise.get_state()}
-            state |= {name: net.state_dict() for name, net in nets.items()}
-            metrics.save_checkpoint(out / "last.pt", state | {f"opt_{n}": opt.state_dict() for n, opt in opts.items()})
+            metrics.save_run(out, SCRIPT, args, step, log, noise, nets, opts, channels=channels, classes=data.classes)
 
 
 def main(argv=None):
     parser = build_parser()
-    try:
+    with metrics.one_sentence(parser, datasets.DataError):
         args, checkpoint = metrics.parse_args(parser, argv, SCRIPT, ("classes", "fid_dims", "fid_images"))
         widths(args.ngf, args.image_size)  # complains now, not after the data
         if min(args.lr, args.nz, args.ngf, args.ndf, args.fid_images) <= 0:
             raise datasets.DataError("--lr, --nz, --ngf, --ndf, --fid-images must be positive")
         (sample if args.sample else evaluate if args.evaluate else train)(args, checkpoint)
-    except (datasets.DataError, metrics.MetricError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
-    except KeyboardInterrupt:
-        parser.exit(130, f"\n{parser.prog}: stopped; --resume auto continues from the last checkpoint\n")
-    finally:
-        metrics.leave_processes()
 
 
 if __name__ == "__main__":

@@ -331,16 +331,21 @@ def make_loader(
     )
 
 
-def steps(loader: DataLoader, done: int, last: int) -> Iterator[tuple[int, int, dict[str, torch.Tensor]]]:
-    """Training steps done + 1 ... last over as many epochs as it takes -> (step from 1, epoch from 0, batch)."""
-    while done < last:
-        epoch, skip = divmod(done, len(loader))
-        loader.batch_sampler.set_epoch(epoch, skip)
-        for batch in loader:
-            done += 1
-            yield done, epoch, batch
-            if done == last:
-                return
+def steps(loader: DataLoader, done: int, last: int, quiet: bool = False) -> tqdm:
+    """Training steps done + 1 ... last, over as many epochs as it takes -> an iterable of (step from 1, epoch from 0,
+    batch), which shows its progress unless `quiet`."""
+
+    def walk(done):
+        while done < last:
+            epoch, skip = divmod(done, len(loader))
+            loader.batch_sampler.set_epoch(epoch, skip)
+            for batch in loader:
+                done += 1
+                yield done, epoch, batch
+                if done == last:
+                    return
+
+    return tqdm(walk(done), total=last, initial=done, unit="step", disable=quiet)
 
 
 def draw_noise(
@@ -446,6 +451,25 @@ def slerp(a: torch.Tensor, b: torch.Tensor, n: int) -> torch.Tensor:
 # ---------------------------------------------------------------------------------------------------------------------
 # Pictures: back to a file, and a user's own
 # ---------------------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def generate(net: torch.nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
+    """A generator's images (N, C, S, S) of inputs (N, ...), 100 at a time, in evaluation mode: no image depends on the
+    others of its batch."""
+    net.eval()
+    images = torch.cat([net(*parts) for parts in zip(*(x.split(100) for x in inputs), strict=True)])
+    net.train()
+    return images
+
+
+@torch.no_grad()
+def paint(
+    net: torch.nn.Module, images: torch.Tensor, z: torch.Tensor, names: Sequence[str] | None = None
+) -> dict[str, torch.Tensor]:
+    """Every image (n, C, S, S) translated with every code, z (k, nz) -> {name of the code: pictures (n, C, S, S)}."""
+    names = names or [f"z{i + 1}" for i in range(len(z))]
+    return {name: net(images, code.expand(len(images), -1)) for name, code in zip(names, z, strict=True)}
 
 
 def save_grid(

@@ -37,7 +37,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm import tqdm
 
 import datasets
 import metrics
@@ -48,35 +47,20 @@ SCRIPT = "dcgan"
 
 
 def build_parser():
-    p = argparse.ArgumentParser(f"{SCRIPT}.py", "%(prog)s [flags]   (--help lists them)", __doc__, allow_abbrev=False)
-    p.formatter_class = argparse.RawDescriptionHelpFormatter
+    p = metrics.new_parser(  # --data-dir, --seed, --device, --resume, --sample, --evaluate ...: the same in all scripts
+        SCRIPT,
+        __doc__,
+        dataset="faces",
+        image_size=(64, "side in pixels: 28, 32, 64, 128 ... (paper: 64)"),
+        epochs=(20, "passes over the training set"),
+        batch_size=(32, "images in a step of one process (paper: 128)"),
+        lr=(4e-4, "learning rate of Adam (paper: 2e-4)"),
+        beta1=(0.5, "Adam's decay of the mean (paper: 0.5)"),
+        beta2=(0.999, "Adam's decay of the square (paper: 0.999)"),
+        num_samples=(36, "samples in a picture"),
+        sample_every=250,
+    )
     yes_no = argparse.BooleanOptionalAction
-    # The common flags: the same in all eight scripts.
-    p.add_argument("--dataset", default="faces", help="a set's name (python datasets.py lists them) or a folder")
-    p.add_argument("--data-dir", default="data", help="folder of downloaded sets and of decoded caches")
-    p.add_argument("--image-size", type=int, default=64, help="side in pixels: 28, 32, 64, 128 ... (paper: 64)")
-    p.add_argument("--epochs", type=int, default=20, help="passes over the training set")
-    p.add_argument("--max-steps", type=int, default=0, help="stop at this step; 0 = no limit")
-    p.add_argument("--batch-size", type=int, default=32, help="images in a step of one process (paper: 128)")
-    p.add_argument("--lr", type=float, default=4e-4, help="learning rate of Adam (paper: 2e-4)")
-    p.add_argument("--beta1", type=float, default=0.5, help="Adam's decay of the mean (paper: 0.5)")
-    p.add_argument("--beta2", type=float, default=0.999, help="Adam's decay of the square (paper: 0.999)")
-    p.add_argument("--seed", type=int, default=0, help="seed of the weights, the order of the data and the noise")
-    p.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="auto = the best there is")
-    p.add_argument("--amp", action=yes_no, default=False, help="bfloat16 autocast; meant for GPUs")
-    p.add_argument("--compile", action=yes_no, default=False, help="torch.compile the networks; meant for GPUs")
-    p.add_argument("--workers", type=int, default=0, help="processes that fetch batches; 0 = the main process")
-    p.add_argument("--out", default="", help="run folder; empty = runs/SCRIPT-DATASET-sSEED")
-    p.add_argument("--log-every", type=int, default=50, help="steps between two rows of log.csv; 0 = never")
-    p.add_argument("--sample-every", type=int, default=250, help="steps between two pictures; 0 = only at the end")
-    p.add_argument("--save-every", type=int, default=500, help="steps between two checkpoints; 0 = only at the end")
-    p.add_argument("--eval-every", type=int, default=0, help="steps between two measurements; 0 = never")
-    p.add_argument("--resume", default="", metavar="CKPT|auto", help="continue a run; auto = the run folder's last.pt")
-    p.add_argument("--sample", default="", metavar="CKPT", help="draw samples from a checkpoint and exit")
-    p.add_argument("--evaluate", default="", metavar="CKPT", help="measure a checkpoint, write metrics.json and exit")
-    p.add_argument("--num-samples", type=int, default=36, help="samples in a picture")
-    p.add_argument("--weights-dir", default="", help="folder with the weights of Inception, AlexNet and LPIPS")
-    # This model's flags.
     p.add_argument("--arch", default="conv", choices=("conv", "mlp"), help="mlp = fully connected, as the first GAN")
     p.add_argument("--loss", default="nonsat", choices=("minimax", "nonsat", "lsgan", "hinge"), help="(paper: nonsat)")
     p.add_argument("--nz", type=int, default=100, help="length of z (paper: 100)")
@@ -209,15 +193,6 @@ def load_images(args, split, channels=0):
     return datasets.load(args.dataset, split, args.image_size, **how)
 
 
-@torch.no_grad()
-def generate(G, *inputs):
-    """Inputs (N, ...) -> images (N, C, S, S). In evaluation mode no image depends on the others of its batch."""
-    G.eval()
-    images = torch.cat([G(*parts) for parts in zip(*(x.split(100) for x in inputs), strict=True)])
-    G.train()
-    return images
-
-
 def sample(args, checkpoint):
     """--sample: a grid of samples, and walks between samples."""
     device, _, _ = metrics.pick_device(args.device)
@@ -225,9 +200,11 @@ def sample(args, checkpoint):
     G = nets.get("G_ema", nets["G"])
     z = datasets.draw_noise((max(12, args.num_samples), args.nz), torch.Generator().manual_seed(args.seed), device)
     out = Path(args.out, "samples")
-    datasets.save_grid(generate(G, z[: args.num_samples]), out / "samples.png", columns=math.isqrt(args.num_samples))
+    datasets.save_grid(
+        datasets.generate(G, z[: args.num_samples]), out / "samples.png", columns=math.isqrt(args.num_samples)
+    )
     walks = torch.cat([datasets.slerp(a, b, 10) for a, b in zip(z[0:12:2], z[1:12:2], strict=True)])
-    datasets.save_grid(generate(G, walks), out / "interpolation.png", columns=10)
+    datasets.save_grid(datasets.generate(G, walks), out / "interpolation.png", columns=10)
     print(f"{out}: samples.png, interpolation.png")
 
 
@@ -235,7 +212,7 @@ def measure(nets, train, test, args, device, judges):
     """Samples against the test split -> list of metrics.Score."""
     n = min(len(test), args.fid_images)
     z = datasets.draw_noise((n, args.nz), torch.Generator().manual_seed(args.seed), device)
-    fake = datasets.to_uint8(generate(nets.get("G_ema", nets["G"]), z))
+    fake = datasets.to_uint8(datasets.generate(nets.get("G_ema", nets["G"]), z))
     return metrics.judge(fake, test, train, judges)
 
 
@@ -246,8 +223,7 @@ def evaluate(args, checkpoint):
     judges = metrics.load_judges(args.fid_dims, train, test, args.weights_dir, args.data_dir, device)
     nets = build(args, checkpoint["channels"], device, checkpoint)
     scores = measure(nets, train, test, args, device, judges)
-    minutes = checkpoint["log"]["seconds"] / 60
-    metrics.write_scores(f"{args.out}/metrics.json", scores, step=checkpoint["step"], minutes=minutes, args=vars(args))
+    metrics.write_evaluation(args, checkpoint, scores)
 
 
 # ----------------------------------------------------------------------------------------------------- training
@@ -279,10 +255,7 @@ def train(args, checkpoint):
     adam = dict(lr=args.lr, betas=(args.beta1, args.beta2), fused=True)
     opts = {name: torch.optim.Adam(nets[name].parameters(), **adam) for name in ("G", "D")}
     noise = torch.Generator().manual_seed(args.seed)  # the only source of random numbers from here on
-    if checkpoint:
-        noise.set_state(checkpoint["noise"])
-        for name, opt in opts.items():
-            opt.load_state_dict(checkpoint[f"opt_{name}"])
+    done = metrics.restore(checkpoint, noise, opts)
     metrics.broadcast_weights(*nets.values())
     if args.compile:
         G.compile(), D.compile()
@@ -294,14 +267,10 @@ def train(args, checkpoint):
         return datasets.diff_augment(x, datasets.draw_uniform((len(x), 7), noise, device, rank, world))
 
     # Run folder, written by rank 0 alone
-    out, done = Path(args.out), checkpoint["step"] if checkpoint else 0
-    last_step = min(args.epochs * len(loader), args.max_steps or math.inf)
-    if done >= last_step:
-        raise datasets.DataError(f"the run is at its end, step {done}; continue it with more --epochs or --max-steps")
+    out, last_step = Path(args.out), metrics.last_step(args, len(loader), done)
     if rank == 0:
         log = metrics.start_run(out, vars(args), FIGURES, checkpoint)
-    row, steps = {}, datasets.steps(loader, done, last_step)
-    bar = tqdm(steps, total=last_step, initial=done, unit="step", disable=rank > 0)
+    row, bar = {}, datasets.steps(loader, done, last_step, quiet=rank > 0)
 
     for step, epoch, batch in bar:  # step counts from 1
         real = datasets.to_float(batch["image"], device)
@@ -345,32 +314,24 @@ def train(args, checkpoint):
             row = log.write(step, epoch, distinct=metrics.distinct(fake, real), **metrics.grad_norms(D=D, G=G))
             bar.set_postfix({name: f"{row[name]:.3f}" for name in ("loss_D", "loss_G", "distinct")})
         if metrics.due(step, args.sample_every, last_step):
-            images = generate(nets.get("G_ema", G), fixed_z)
+            images = datasets.generate(nets.get("G_ema", G), fixed_z)
             datasets.save_grid(images, out / f"samples/{step:07d}.png", columns=math.isqrt(args.num_samples))
             log.plot()
             bar.write(f"step {step}: {metrics.gan_health(row)}" if row else "")
         if args.eval_every and step % args.eval_every == 0:
             metrics.write_scores(out / f"metrics-{step:07d}.json", measure(nets, data, test, args, device, judges))
         if metrics.due(step, args.save_every, last_step):
-            state = {"script": SCRIPT, "args": vars(args), "channels": channels, "step": step, "log": log.state()}
-            state |= {"noise": noise.get_state(), **{name: net.state_dict() for name, net in nets.items()}}
-            metrics.save_checkpoint(out / "last.pt", state | {f"opt_{n}": opt.state_dict() for n, opt in opts.items()})
+            metrics.save_run(out, SCRIPT, args, step, log, noise, nets, opts, channels=channels)
 
 
 def main(argv=None):
     parser = build_parser()
-    try:
+    with metrics.one_sentence(parser, datasets.DataError):
         args, checkpoint = metrics.parse_args(parser, argv, SCRIPT, ("fid_dims", "fid_images"))
         widths(args.ngf, args.image_size)  # complains now, not after the data
         if min(args.lr, args.nz, args.ngf, args.ndf, args.fid_images) <= 0 or not 0 <= args.ema < 1:
             raise datasets.DataError("--lr, --nz, --ngf, --ndf, --fid-images must be positive, --ema in [0, 1)")
         (sample if args.sample else evaluate if args.evaluate else train)(args, checkpoint)
-    except (datasets.DataError, metrics.MetricError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
-    except KeyboardInterrupt:
-        parser.exit(130, f"\n{parser.prog}: stopped; --resume auto continues from the last checkpoint\n")
-    finally:
-        metrics.leave_processes()
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ import os
 import re
 import time
 import urllib.request
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -1021,6 +1021,71 @@ def leave_processes() -> None:
 # ----- The run folder: flags, log and curves, scores, checkpoints
 
 
+Own = tuple[float, str]  # the default of a common flag in one script, and its help
+
+
+def new_parser(
+    script: str,
+    about: str,
+    dataset: str,
+    image_size: Own,
+    epochs: Own,
+    batch_size: Own,
+    lr: Own,
+    beta1: Own,
+    beta2: Own,
+    num_samples: Own,
+    sample_every: int = 500,
+) -> argparse.ArgumentParser:
+    """A parser with the flags that all scripts have, in one order; `about` is its --help. A script adds its own."""
+    p = argparse.ArgumentParser(f"{script}.py", "%(prog)s [flags]   (--help lists them)", about, allow_abbrev=False)
+    p.formatter_class = argparse.RawDescriptionHelpFormatter
+
+    def add(name, default, text, **options):
+        p.add_argument(f"--{name}", default=default, help=text, **options)
+
+    switch, saved = argparse.BooleanOptionalAction, {"metavar": "CKPT"}
+    add("dataset", dataset, "a set's name (python datasets.py lists them) or a folder")
+    add("data-dir", "data", "folder of downloaded sets and of decoded caches")
+    add("image-size", *image_size, type=int)
+    add("epochs", *epochs, type=int)
+    add("max-steps", 0, "stop at this step; 0 = no limit", type=int)
+    add("batch-size", *batch_size, type=int)
+    add("lr", *lr, type=float)
+    add("beta1", *beta1, type=float)
+    add("beta2", *beta2, type=float)
+    add("seed", 0, "seed of the weights, the order of the data and the noise", type=int)
+    add("device", "auto", "auto = the best there is", choices=("auto", "cpu", "cuda", "mps"))
+    add("amp", False, "bfloat16 autocast; meant for GPUs", action=switch)
+    add("compile", False, "torch.compile the networks; meant for GPUs", action=switch)
+    add("workers", 0, "processes that fetch batches; 0 = the main process", type=int)
+    add("out", "", "run folder; empty = runs/SCRIPT-DATASET-sSEED")
+    add("log-every", 50, "steps between two rows of log.csv; 0 = never", type=int)
+    add("sample-every", sample_every, "steps between two pictures; 0 = only at the end", type=int)
+    add("save-every", 500, "steps between two checkpoints; 0 = only at the end", type=int)
+    add("eval-every", 0, "steps between two measurements; 0 = never", type=int)
+    add("resume", "", "continue a run; auto = the run folder's last.pt", metavar="CKPT|auto")
+    add("sample", "", "draw samples from a checkpoint and exit", **saved)
+    add("evaluate", "", "measure a checkpoint, write metrics.json and exit", **saved)
+    add("num-samples", *num_samples, type=int)
+    add("weights-dir", "", "folder with the weights of Inception, AlexNet and LPIPS")
+    return p
+
+
+@contextmanager
+def one_sentence(parser: argparse.ArgumentParser, *errors: type[Exception]) -> Iterator[None]:
+    """What a script does in here: an error of these types ends it with its sentence and exit status 2, Ctrl-C with 130.
+    However it ends, it leaves torchrun's process group."""
+    try:
+        yield
+    except (*errors, MetricError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, f"\n{parser.prog}: stopped; --resume auto continues from the last checkpoint\n")
+    finally:
+        leave_processes()
+
+
 def parse_args(
     parser: argparse.ArgumentParser, argv: list[str] | None, script: str, free: Iterable[str]
 ) -> tuple[argparse.Namespace, dict | None]:
@@ -1065,6 +1130,25 @@ def due(step: int, every: int, last_step: int) -> bool:
     return step == last_step or (every > 0 and step % every == 0)
 
 
+def lr_factor(epoch: float, epochs: int, decay_from: int) -> float:
+    """1 until the epoch (a fraction, from 0) decay_from, then linear to 0 at the end; decay_from 0: always 1."""
+    return min(1.0, (epochs - epoch) / (epochs - decay_from)) if 0 < decay_from < epochs else 1.0
+
+
+def decay_rates(opts: dict, epoch: float, epochs: int, decay_from: int) -> None:
+    """Set each optimiser's rate to `lr_factor` of the one it began with."""
+    for opt in opts.values():
+        opt.param_groups[0]["lr"] = opt.defaults["lr"] * lr_factor(epoch, epochs, decay_from)
+
+
+def last_step(args: argparse.Namespace, steps_per_epoch: int, done: int) -> int:
+    """The step at which a run ends, by --epochs and --max-steps. MetricError where it has done that many already."""
+    last = min(args.epochs * steps_per_epoch, args.max_steps or args.epochs * steps_per_epoch)
+    if done >= last:
+        raise MetricError(f"the run is at its end, step {done}; continue it with more --epochs or --max-steps")
+    return last
+
+
 def save_checkpoint(path: str | Path, state: dict) -> None:
     """Write under a temporary name, then rename: at any moment `path` is a whole checkpoint, the old one or the new."""
     temporary = Path(f"{path}.tmp")
@@ -1074,6 +1158,25 @@ def save_checkpoint(path: str | Path, state: dict) -> None:
     except (OSError, RuntimeError) as error:  # a full disk is a RuntimeError to torch
         temporary.unlink(missing_ok=True)
         raise MetricError(f"{path} cannot be written ({error}); free some space, or choose another --out.") from error
+
+
+def save_run(out: Path, script: str, args, step: int, log: "RunLog", noise, nets: dict, opts: dict, **facts) -> None:
+    """Keep all that a run needs to continue, as `out`/last.pt: noise, the generator of all its random numbers; nets and
+    optimisers by name; facts (plain values) for the script's `build`. MetricError where a loss is not finite."""
+    state = {"script": script, "args": vars(args), "step": step, "log": log.state(), **facts}
+    state |= {"noise": noise.get_state()}
+    state |= {name: net.state_dict() for name, net in nets.items()}
+    save_checkpoint(out / "last.pt", state | {f"opt_{name}": opt.state_dict() for name, opt in opts.items()})
+
+
+def restore(checkpoint: dict | None, noise: torch.Generator, opts: dict) -> int:
+    """Bring noise and optimisers to where `save_run` left them -> steps done; 0 of a new run. `build` does the nets."""
+    if checkpoint is None:
+        return 0
+    noise.set_state(checkpoint["noise"])
+    for name, opt in opts.items():
+        opt.load_state_dict(checkpoint[f"opt_{name}"])
+    return checkpoint["step"]
 
 
 def load_checkpoint(path: str | Path, script: str) -> dict:
@@ -1120,6 +1223,12 @@ def write_scores(path: str | Path, scores: Iterable[Score], **facts) -> None:
         _replace_file(Path(path), text.encode())
     except OSError as error:
         raise MetricError(f"{path} cannot be written ({error.strerror}).") from error
+
+
+def write_evaluation(args: argparse.Namespace, checkpoint: dict, scores: Iterable[Score]) -> None:
+    """What --evaluate found, with the flags, the step and the minutes of training, as metrics.json in --out."""
+    facts = {"step": checkpoint["step"], "minutes": checkpoint["log"]["seconds"] / 60, "args": vars(args)}
+    write_scores(f"{args.out}/metrics.json", scores, **facts)
 
 
 class RunLog:

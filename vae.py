@@ -37,7 +37,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm import tqdm
 
 import datasets
 import metrics
@@ -48,35 +47,19 @@ SCRIPT = "vae"
 
 
 def build_parser():
-    p = argparse.ArgumentParser(f"{SCRIPT}.py", "%(prog)s [flags]   (--help lists them)", __doc__, allow_abbrev=False)
-    p.formatter_class = argparse.RawDescriptionHelpFormatter
+    p = metrics.new_parser(  # --data-dir, --seed, --device, --resume, --sample, --evaluate ...: the same in all scripts
+        SCRIPT,
+        __doc__,
+        dataset="digits",
+        image_size=(28, "side in pixels; with --arch conv 28, 32, 64, 128 ..."),
+        epochs=(100, "passes over the training set (course: 10, of 60,000)"),
+        batch_size=(128, "images in a step of one process (paper: 100)"),
+        lr=(1e-3, "learning rate of Adam (course: 1e-3)"),
+        beta1=(0.9, "Adam's decay of the mean"),
+        beta2=(0.999, "Adam's decay of the square"),
+        num_samples=(36, "samples in a picture, and reconstructions"),
+    )
     yes_no = argparse.BooleanOptionalAction
-    # The common flags: the same in all eight scripts.
-    p.add_argument("--dataset", default="digits", help="a set's name (python datasets.py lists them) or a folder")
-    p.add_argument("--data-dir", default="data", help="folder of downloaded sets and of decoded caches")
-    p.add_argument("--image-size", type=int, default=28, help="side in pixels; with --arch conv 28, 32, 64, 128 ...")
-    p.add_argument("--epochs", type=int, default=100, help="passes over the training set (course: 10, of 60,000)")
-    p.add_argument("--max-steps", type=int, default=0, help="stop at this step; 0 = no limit")
-    p.add_argument("--batch-size", type=int, default=128, help="images in a step of one process (paper: 100)")
-    p.add_argument("--lr", type=float, default=1e-3, help="learning rate of Adam (course: 1e-3)")
-    p.add_argument("--beta1", type=float, default=0.9, help="Adam's decay of the mean")
-    p.add_argument("--beta2", type=float, default=0.999, help="Adam's decay of the square")
-    p.add_argument("--seed", type=int, default=0, help="seed of the weights, the order of the data and the noise")
-    p.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="auto = the best there is")
-    p.add_argument("--amp", action=yes_no, default=False, help="bfloat16 autocast; meant for GPUs")
-    p.add_argument("--compile", action=yes_no, default=False, help="torch.compile the networks; meant for GPUs")
-    p.add_argument("--workers", type=int, default=0, help="processes that fetch batches; 0 = the main process")
-    p.add_argument("--out", default="", help="run folder; empty = runs/SCRIPT-DATASET-sSEED")
-    p.add_argument("--log-every", type=int, default=50, help="steps between two rows of log.csv; 0 = never")
-    p.add_argument("--sample-every", type=int, default=500, help="steps between two pictures; 0 = only at the end")
-    p.add_argument("--save-every", type=int, default=500, help="steps between two checkpoints; 0 = only at the end")
-    p.add_argument("--eval-every", type=int, default=0, help="steps between two measurements; 0 = never")
-    p.add_argument("--resume", default="", metavar="CKPT|auto", help="continue a run; auto = the run folder's last.pt")
-    p.add_argument("--sample", default="", metavar="CKPT", help="draw samples from a checkpoint and exit")
-    p.add_argument("--evaluate", default="", metavar="CKPT", help="measure a checkpoint, write metrics.json and exit")
-    p.add_argument("--num-samples", type=int, default=36, help="samples in a picture, and reconstructions")
-    p.add_argument("--weights-dir", default="", help="folder with the weights of Inception, AlexNet and LPIPS")
-    # This model's flags.
     p.add_argument("--arch", default="mlp", choices=("mlp", "conv"), help="conv = the networks of dcgan.py")
     p.add_argument("--nz", type=int, default=5, help="length of the code z (course: 5)")
     p.add_argument("--ngf", type=int, default=32, help="--arch conv: channels of G's last hidden layer")
@@ -238,15 +221,6 @@ def load_images(args, split, channels=0):
     return datasets.load(args.dataset, split, args.image_size, **how)
 
 
-@torch.no_grad()
-def generate(G, *inputs):
-    """Inputs (N, ...) -> images (N, C, S, S). In evaluation mode no image depends on the others of its batch."""
-    G.eval()
-    images = torch.cat([G(*parts) for parts in zip(*(x.split(100) for x in inputs), strict=True)])
-    G.train()
-    return images
-
-
 def mean_image(logits, likelihood):
     """E[x | z] in [-1, 1]: what is shown, and compared with x."""
     mean = torch.sigmoid(logits)
@@ -283,7 +257,7 @@ def draw_codes(args, E, train, n, device):
 def reconstruct(E, G, x, likelihood):
     """Images (N, C, S, S) -> E[x | z = mu(x)], the same at every call, and mu (N, nz)."""
     mu, _ = encode(E, x.split(500))
-    return mean_image(generate(G, mu), likelihood), mu
+    return mean_image(datasets.generate(G, mu), likelihood), mu
 
 
 def sample(args, checkpoint):
@@ -307,7 +281,7 @@ def sample(args, checkpoint):
         quantiles = torch.distributions.Normal(0.0, 1.0).icdf((torch.arange(20) + 0.5) / 20).to(device)
         pictures["manifold"] = (torch.cartesian_prod(quantiles, quantiles), 20)
     for name, (z, columns) in pictures.items():
-        datasets.save_grid(mean_image(generate(G, z), args.likelihood), out / f"{name}.png", columns)
+        datasets.save_grid(mean_image(datasets.generate(G, z), args.likelihood), out / f"{name}.png", columns)
     print(f"{out}: reconstructions.png, {', '.join(f'{name}.png' for name in pictures)}")
 
 
@@ -315,15 +289,15 @@ def measure(nets, train, test, args, device, judges):
     """Samples against the test split; how well, and with how much of the code, test images are described -> Scores."""
     E, G = nets["E"], nets["G"]
     z = draw_codes(args, E, train, min(len(test), args.fid_images), device)
-    scores = metrics.judge(datasets.to_uint8(mean_image(generate(G, z), args.likelihood)), test, train, judges)
+    scores = metrics.judge(datasets.to_uint8(mean_image(datasets.generate(G, z), args.likelihood)), test, train, judges)
     for score in [score for score in scores if score.n_fake]:
         score.note = f"z from the {args.prior} prior" + (f"; {score.note}" if score.note else "")
     means, parts, noise = [], [], torch.Generator().manual_seed(args.seed)
     for x in batches_of(test, device):
         mu, logvar = encode(E, [x])
         z = mu + torch.exp(0.5 * logvar) * datasets.draw_noise(mu.shape, noise, device)
-        rec = rec_loss(generate(G, z), x, args.likelihood, args.sigma).item()
-        mse = metrics.mse(mean_image(generate(G, mu), args.likelihood).cpu(), x.cpu())
+        rec = rec_loss(datasets.generate(G, z), x, args.likelihood, args.sigma).item()
+        mse = metrics.mse(mean_image(datasets.generate(G, mu), args.likelihood).cpu(), x.cpu())
         parts.append(torch.tensor([rec, mse, *kl_per_dim(mu, logvar)]) * len(x) / len(test))
         means.append(mu)
     rec, mse, *kl = torch.stack(parts).sum(dim=0).tolist()
@@ -347,8 +321,7 @@ def evaluate(args, checkpoint):
     judges = metrics.load_judges(args.fid_dims, train, test, args.weights_dir, args.data_dir, device)
     nets = build(args, checkpoint["channels"], device, checkpoint)
     scores = measure(nets, train, test, args, device, judges)
-    minutes = checkpoint["log"]["seconds"] / 60
-    metrics.write_scores(f"{args.out}/metrics.json", scores, step=checkpoint["step"], minutes=minutes, args=vars(args))
+    metrics.write_evaluation(args, checkpoint, scores)
 
 
 # ----------------------------------------------------------------------------------------------------- training
@@ -382,23 +355,17 @@ def train(args, checkpoint):
     E, G = nets["E"], nets["G"]
     opt = torch.optim.Adam([*E.parameters(), *G.parameters()], args.lr, (args.beta1, args.beta2), fused=True)
     noise = torch.Generator().manual_seed(args.seed)  # the only source of random numbers from here on
-    if checkpoint:
-        noise.set_state(checkpoint["noise"])
-        opt.load_state_dict(checkpoint["opt"])
+    done = metrics.restore(checkpoint, noise, {"EG": opt})
     metrics.broadcast_weights(*nets.values())
     if args.compile:
         E.compile(), G.compile()
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.amp)
 
     # Run folder, written by rank 0 alone
-    out, done = Path(args.out), checkpoint["step"] if checkpoint else 0
-    last_step = min(args.epochs * len(loader), args.max_steps or math.inf)
-    if done >= last_step:
-        raise datasets.DataError(f"the run is at its end, step {done}; continue it with more --epochs or --max-steps")
+    out, last_step = Path(args.out), metrics.last_step(args, len(loader), done)
     if rank == 0:
         log = metrics.start_run(out, vars(args), FIGURES, checkpoint)
-    steps = datasets.steps(loader, done, last_step)
-    bar = tqdm(steps, total=last_step, initial=done, unit="step", disable=rank > 0)
+    bar = datasets.steps(loader, done, last_step, quiet=rank > 0)
 
     for step, epoch, batch in bar:  # step counts from 1
         x = datasets.to_float(batch["image"], device)
@@ -421,13 +388,15 @@ def train(args, checkpoint):
         log.add(len(x) * world, loss_rec=loss_rec, loss_kl=loss_kl)  # means until the next row
         if metrics.due(step, args.log_every, last_step):
             rec, mu = reconstruct(E, G, x_test, args.likelihood)
-            row = log.write(
-                step, epoch, mse_test=metrics.mse(rec.cpu(), x_test.cpu()), active=(mu.var(dim=0) > 0.01).sum()
-            )
+            active = (mu.var(dim=0) > 0.01).sum()  # dimensions that say something of the image
+            row = log.write(step, epoch, mse_test=metrics.mse(rec.cpu(), x_test.cpu()), active=active)
             bar.set_postfix({name: f"{row[name]:.3f}" for name in ("loss_rec", "loss_kl", "mse_test")})
         if metrics.due(step, args.sample_every, last_step):
             rec, _ = reconstruct(E, G, fixed_x, args.likelihood)
-            images = mean_image(generate(G, fixed_z), args.likelihood), torch.stack([fixed_x, rec], dim=1).flatten(0, 1)
+            images = (
+                mean_image(datasets.generate(G, fixed_z), args.likelihood),
+                torch.stack([fixed_x, rec], dim=1).flatten(0, 1),
+            )
             images = torch.cat([part.unflatten(0, (side, -1)) for part in images], dim=1).flatten(0, 1)
             titles = ["z"] * side + ["x", "rec"] * side  # side x side samples, left of as many reconstructions
             datasets.save_grid(images, out / f"samples/{step:07d}.png", 3 * side, titles=titles)
@@ -435,14 +404,12 @@ def train(args, checkpoint):
         if args.eval_every and step % args.eval_every == 0:
             metrics.write_scores(out / f"metrics-{step:07d}.json", measure(nets, data, test, args, device, judges))
         if metrics.due(step, args.save_every, last_step):
-            state = {"script": SCRIPT, "args": vars(args), "channels": channels, "step": step, "log": log.state()}
-            state |= {"noise": noise.get_state(), "opt": opt.state_dict()}
-            metrics.save_checkpoint(out / "last.pt", state | {name: net.state_dict() for name, net in nets.items()})
+            metrics.save_run(out, SCRIPT, args, step, log, noise, nets, {"EG": opt}, channels=channels)
 
 
 def main(argv=None):
     parser = build_parser()
-    try:
+    with metrics.one_sentence(parser, datasets.DataError):
         free = ("prior", "components", "fid_dims", "fid_images")
         args, checkpoint = metrics.parse_args(parser, argv, SCRIPT, free)
         if args.arch == "conv":
@@ -452,12 +419,6 @@ def main(argv=None):
             names = "--lr, --sigma, --nz, --ngf, --nef, --components, --fid-images"
             raise datasets.DataError(f"{names} must be positive, --beta not negative")
         (sample if args.sample else evaluate if args.evaluate else train)(args, checkpoint)
-    except (datasets.DataError, metrics.MetricError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
-    except KeyboardInterrupt:
-        parser.exit(130, f"\n{parser.prog}: stopped; --resume auto continues from the last checkpoint\n")
-    finally:
-        metrics.leave_processes()
 
 
 if __name__ == "__main__":

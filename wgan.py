@@ -39,14 +39,12 @@ in-domain IS 5.48 (ceiling 9.85).
   course: python wgan.py --dataset fashion-mnist --epochs 40
 """
 
-import argparse
 import math
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
-from tqdm import tqdm
 
 import datasets
 import metrics
@@ -62,35 +60,18 @@ PAPER = {  # --lipschitz: what its paper trains with; no betas: RMSprop
 
 
 def build_parser():
-    p = argparse.ArgumentParser(f"{SCRIPT}.py", "%(prog)s [flags]   (--help lists them)", __doc__, allow_abbrev=False)
-    p.formatter_class = argparse.RawDescriptionHelpFormatter
-    yes_no = argparse.BooleanOptionalAction
-    # The common flags: the same in all eight scripts.
-    p.add_argument("--dataset", default="digits", help="a set's name (python datasets.py lists them) or a folder")
-    p.add_argument("--data-dir", default="data", help="folder of downloaded sets and of decoded caches")
-    p.add_argument("--image-size", type=int, default=28, help="side in pixels: 28, 32, 64, 128 ... (paper: 64)")
-    p.add_argument("--epochs", type=int, default=130, help="passes over the training set")
-    p.add_argument("--max-steps", type=int, default=0, help="stop at this step; 0 = no limit")
-    p.add_argument("--batch-size", type=int, default=64, help="images in a step of one process (paper: 64)")
-    p.add_argument("--lr", type=float, help="None = the paper's: clip 5e-5, gp 1e-4, sn 2e-4; of points 10 times that")
-    p.add_argument("--beta1", type=float, help="Adam's decay of the mean; None = the paper's: gp, sn 0")
-    p.add_argument("--beta2", type=float, help="Adam's decay of the square; None = the paper's: gp, sn 0.9")
-    p.add_argument("--seed", type=int, default=0, help="seed of the weights, the order of the data and the noise")
-    p.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="auto = the best there is")
-    p.add_argument("--amp", action=yes_no, default=False, help="bfloat16 autocast; meant for GPUs")
-    p.add_argument("--compile", action=yes_no, default=False, help="torch.compile the networks; meant for GPUs")
-    p.add_argument("--workers", type=int, default=0, help="processes that fetch batches; 0 = the main process")
-    p.add_argument("--out", default="", help="run folder; empty = runs/SCRIPT-DATASET-sSEED")
-    p.add_argument("--log-every", type=int, default=50, help="steps between two rows of log.csv; 0 = never")
-    p.add_argument("--sample-every", type=int, default=500, help="steps between two pictures; 0 = only at the end")
-    p.add_argument("--save-every", type=int, default=500, help="steps between two checkpoints; 0 = only at the end")
-    p.add_argument("--eval-every", type=int, default=0, help="steps between two measurements; 0 = never")
-    p.add_argument("--resume", default="", metavar="CKPT|auto", help="continue a run; auto = the run folder's last.pt")
-    p.add_argument("--sample", default="", metavar="CKPT", help="draw samples from a checkpoint and exit")
-    p.add_argument("--evaluate", default="", metavar="CKPT", help="measure a checkpoint, write metrics.json and exit")
-    p.add_argument("--num-samples", type=int, default=36, help="images in a picture")
-    p.add_argument("--weights-dir", default="", help="folder with the weights of Inception, AlexNet and LPIPS")
-    # This model's flags.
+    p = metrics.new_parser(  # --data-dir, --seed, --device, --resume, --sample, --evaluate ...: the same in all scripts
+        SCRIPT,
+        __doc__,
+        dataset="digits",
+        image_size=(28, "side in pixels: 28, 32, 64, 128 ... (paper: 64)"),
+        epochs=(130, "passes over the training set"),
+        batch_size=(64, "images in a step of one process (paper: 64)"),
+        lr=(None, "None = the paper's: clip 5e-5, gp 1e-4, sn 2e-4; of points 10 times that"),
+        beta1=(None, "Adam's decay of the mean; None = the paper's: gp, sn 0"),
+        beta2=(None, "Adam's decay of the square; None = the paper's: gp, sn 0.9"),
+        num_samples=(36, "images in a picture"),
+    )
     p.add_argument("--arch", default="conv", choices=("conv", "mlp"), help="mlp = fully connected; of points always")
     p.add_argument("--lipschitz", default="gp", choices=("clip", "gp", "sn"), help="what bounds D's slope")
     p.add_argument("--n-critic", type=int, default=5, help="steps of the critic for each of G (papers: 5)")
@@ -235,18 +216,11 @@ def load_data(args, split, channels=0):
     return datasets.load(args.dataset, split, args.image_size, **how)
 
 
-@torch.no_grad()
-def generate(G, *inputs):
-    """Inputs (N, ...) -> images (N, C, S, S). In evaluation mode no image depends on the others of its batch."""
-    G.eval()
-    images = torch.cat([G(*parts) for parts in zip(*(x.split(100) for x in inputs), strict=True)])
-    G.train()
-    return images
-
-
 def draw_points(nets, real, z, path):
     """A picture of the critic's contours, of real points (N, 2), and of samples."""
-    datasets.save_contours(lambda grid: generate(nets["D"], grid.to(z.device)), real, generate(nets["G"], z), path)
+    datasets.save_contours(
+        lambda grid: datasets.generate(nets["D"], grid.to(z.device)), real, datasets.generate(nets["G"], z), path
+    )
 
 
 def sample(args, checkpoint):
@@ -258,10 +232,10 @@ def sample(args, checkpoint):
         z = datasets.draw_noise((4000, args.nz), noise, device)
         return draw_points(nets, load_data(args, "test").points, z, out / "samples.png")
     z = datasets.draw_noise((max(12, args.num_samples), args.nz), noise, device)
-    images = generate(nets["G"], z[: args.num_samples])
+    images = datasets.generate(nets["G"], z[: args.num_samples])
     datasets.save_grid(images, out / "samples.png", columns=math.isqrt(args.num_samples))
     walks = torch.cat([datasets.slerp(a, b, 10) for a, b in zip(z[0:12:2], z[1:12:2], strict=True)])
-    datasets.save_grid(generate(nets["G"], walks), out / "interpolation.png", columns=10)
+    datasets.save_grid(datasets.generate(nets["G"], walks), out / "interpolation.png", columns=10)
     print(f"{out}: samples.png, interpolation.png")
 
 
@@ -269,7 +243,7 @@ def measure(nets, train, test, args, device, judges):
     """Samples against the test split -> list of metrics.Score."""
     n = min(len(test), args.fid_images)
     z = datasets.draw_noise((n, args.nz), torch.Generator().manual_seed(args.seed), device)
-    fake = generate(nets["G"], z)
+    fake = datasets.generate(nets["G"], z)
     if fake.ndim == 2:
         return metrics.score_points(args.dataset, fake.cpu().numpy(), test.points[:n], train.points)
     return metrics.judge(datasets.to_uint8(fake), test, train, judges)
@@ -284,8 +258,7 @@ def evaluate(args, checkpoint):
         judges = metrics.load_judges(args.fid_dims, train, test, args.weights_dir, args.data_dir, device)
     nets = build(args, checkpoint["channels"], device, checkpoint)
     scores = measure(nets, train, test, args, device, judges)
-    minutes = checkpoint["log"]["seconds"] / 60
-    metrics.write_scores(f"{args.out}/metrics.json", scores, step=checkpoint["step"], minutes=minutes, args=vars(args))
+    metrics.write_evaluation(args, checkpoint, scores)
 
 
 # ----------------------------------------------------------------------------------------------------- training
@@ -337,25 +310,18 @@ def train(args, checkpoint):
         adam = dict(lr=args.lr, betas=(args.beta1, args.beta2), fused=True)
         opts = {name: torch.optim.Adam(nets[name].parameters(), **adam) for name in ("G", "D")}
     noise = torch.Generator().manual_seed(args.seed)  # the only source of random numbers from here on
-    if checkpoint:
-        noise.set_state(checkpoint["noise"])
-        for name, opt in opts.items():
-            opt.load_state_dict(checkpoint[f"opt_{name}"])
+    done = metrics.restore(checkpoint, noise, opts)
     metrics.broadcast_weights(*nets.values())
     if args.compile:
         G.compile(), D.compile()
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.amp)
 
     # Run folder, written by rank 0 alone
-    out, done = Path(args.out), checkpoint["step"] if checkpoint else 0
-    last_step = min(args.epochs * len(loader), args.max_steps or math.inf)
-    if done >= last_step:
-        raise datasets.DataError(f"the run is at its end, step {done}; continue it with more --epochs or --max-steps")
+    out, last_step = Path(args.out), metrics.last_step(args, len(loader), done)
     if rank == 0:
         extra = {"gp": {"penalty": ["loss_gp"]}, "clip": {"share of weights at the bound": ["at_bound"]}, "sn": {}}
         log = metrics.start_run(out, vars(args), FIGURES | extra[args.lipschitz], checkpoint)
-    steps = datasets.steps(loader, done, last_step)
-    bar = tqdm(steps, total=last_step, initial=done, unit="step", disable=rank > 0)
+    bar = datasets.steps(loader, done, last_step, quiet=rank > 0)
 
     for step, epoch, batch in bar:  # step counts from 1
         # (1) D step: maximise E D(x) - E D(G(z)) under the constraint
@@ -410,14 +376,12 @@ def train(args, checkpoint):
             if points:
                 draw_points(nets, test.points[:1000], fixed_z, path)
             else:
-                datasets.save_grid(generate(G, fixed_z), path, columns=math.isqrt(args.num_samples))
+                datasets.save_grid(datasets.generate(G, fixed_z), path, columns=math.isqrt(args.num_samples))
             log.plot()
         if args.eval_every and step % args.eval_every == 0:
             metrics.write_scores(out / f"metrics-{step:07d}.json", measure(nets, data, test, args, device, judges))
         if metrics.due(step, args.save_every, last_step):
-            state = {"script": SCRIPT, "args": vars(args), "channels": channels, "step": step, "log": log.state()}
-            state |= {"noise": noise.get_state(), **{name: net.state_dict() for name, net in nets.items()}}
-            metrics.save_checkpoint(out / "last.pt", state | {f"opt_{n}": opt.state_dict() for n, opt in opts.items()})
+            metrics.save_run(out, SCRIPT, args, step, log, noise, nets, opts, channels=channels)
 
 
 def resolve(args):
@@ -436,7 +400,7 @@ def resolve(args):
 
 def main(argv=None):
     parser = build_parser()
-    try:
+    with metrics.one_sentence(parser, datasets.DataError):
         args, checkpoint = metrics.parse_args(parser, argv, SCRIPT, ("fid_dims", "fid_images"))
         points = args.dataset in datasets.TOYS
         if checkpoint and points != (checkpoint["channels"] == 0):
@@ -451,12 +415,6 @@ def main(argv=None):
         if args.lambda_gp < 0:
             raise datasets.DataError("--lambda-gp must not be negative")
         (sample if args.sample else evaluate if args.evaluate else train)(args, checkpoint)
-    except (datasets.DataError, metrics.MetricError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
-    except KeyboardInterrupt:
-        parser.exit(130, f"\n{parser.prog}: stopped; --resume auto continues from the last checkpoint\n")
-    finally:
-        metrics.leave_processes()
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def measure(size, batch, rounds, official):
         {},
     )
 
-    def steps(*_):
+    def steps(*_, **__):
         for step in range(1, rounds + 3):
             start = time.process_time()
             yield step, 0, pair

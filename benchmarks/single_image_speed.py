@@ -152,7 +152,7 @@ def measure(script, flags, nets, bare, batch, n, rounds, theirs):
     data = datasets.ImageSet("random", "train", batch["image"].numpy(), labels=batch["label"].numpy())
     data.classes = [str(i) for i in range(10)]
 
-    def steps(*_):
+    def steps(*_, **__):
         for first in range(1, n * (rounds + 2), n):  # the first two rounds warm up
             start = time.process_time()
             for step in range(first, first + n):

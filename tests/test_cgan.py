@@ -128,9 +128,9 @@ def test_an_image_does_not_depend_on_the_others_of_its_picture():
         for _ in range(20):
             G(torch.randn(16, 8), hot([0] * 16))
     z, c, before = torch.randn(205, 8), hot([i % 3 for i in range(205)]), copy.deepcopy(G.state_dict())
-    images = cgan.generate(G, z, c)
+    images = datasets.generate(G, z, c)
     for i in (0, 99, 100, 204):
-        assert torch.allclose(images[i], cgan.generate(G, z[i : i + 1], c[i : i + 1])[0], atol=1e-6)
+        assert torch.allclose(images[i], datasets.generate(G, z[i : i + 1], c[i : i + 1])[0], atol=1e-6)
     assert all(module.training for module in G.modules())
     assert differences(dict(before), dict(G.state_dict())) == []
     assert (G(z[:4], c[:4])[0] - G(z[:40], c[:40])[0]).abs().max() > 0.01  # in training mode it does
@@ -337,7 +337,7 @@ def test_it_learns_which_class_is_which(monkeypatch, train_here, tmp_path):
         true, wrong = D(x, hot(y, 2)), D(x, hot(1 - y, 2))
     assert (wrong < true).all(), (wrong - true).max()
     G = after(60)["G"]
-    light, dark = (cgan.generate(G, torch.randn(200, 8), hot([k] * 200, 2)).mean(dim=(1, 2, 3)) for k in (0, 1))
+    light, dark = (datasets.generate(G, torch.randn(200, 8), hot([k] * 200, 2)).mean(dim=(1, 2, 3)) for k in (0, 1))
     assert min((light > 0).float().mean(), (dark < 0).float().mean()) > 0.95
     assert light.mean() > 0.4 and dark.mean() < -0.4
 
@@ -512,7 +512,7 @@ def test_a_name_comes_before_a_number():
 
 def test_evaluate_writes_every_score(train_here, flags, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(metrics, "CLASSIFIER_STEPS", (3, 3))
-    asked, label_fidelity, generate = [], metrics.label_fidelity, cgan.generate
+    asked, label_fidelity, generate = [], metrics.label_fidelity, datasets.generate
 
     def spy(fake, labels, test, classifier):
         asked.append((fake, np.asarray(labels), test))
@@ -523,7 +523,7 @@ def test_evaluate_writes_every_score(train_here, flags, tmp_path, monkeypatch, c
         return generate(G, z, c)
 
     monkeypatch.setattr(metrics, "label_fidelity", spy)
-    monkeypatch.setattr(cgan, "generate", spy_generate)
+    monkeypatch.setattr(datasets, "generate", spy_generate)
     train_here(tmp_path, "--max-steps", 2, "--eval-every", 2)
     asked.clear()
     cgan.main(["--evaluate", str(tmp_path / "last.pt")])

@@ -144,10 +144,10 @@ def test_an_image_does_not_depend_on_the_others_of_its_picture():
             for _ in range(20):
                 G(torch.randn(16, 8))  # running statistics
         z, before = torch.randn(205, 8), copy.deepcopy(G.state_dict())
-        images = dcgan.generate(G, z)
+        images = datasets.generate(G, z)
         assert images.shape == (205, 3, 16, 16) and not images.requires_grad
         for i in (0, 99, 100, 204):
-            assert torch.allclose(images[i], dcgan.generate(G, z[i : i + 1])[0], atol=1e-6)
+            assert torch.allclose(images[i], datasets.generate(G, z[i : i + 1])[0], atol=1e-6)
         assert all(module.training for module in G.modules())  # training goes on as before
         assert differences(dict(before), dict(G.state_dict())) == []
     G, _ = networks()
@@ -563,7 +563,7 @@ def test_it_learns_a_colour(train_here, tmp_path, monkeypatch, more):
     state = train_here(tmp_path / "run", *flags)
     args = dcgan.build_parser().parse_args([*SMALL, *map(str, flags)])
     nets = dcgan.build(args, 3, "cpu", state)
-    colour = dcgan.generate(nets["G"], torch.randn(200, 8)).mean(dim=(0, 2, 3))
+    colour = datasets.generate(nets["G"], torch.randn(200, 8)).mean(dim=(0, 2, 3))
     wanted = torch.from_numpy(images).float().div(127.5).sub(1).mean(dim=(0, 2, 3))
     assert wanted.abs().min() > 0.6  # grey, where it begins, is that far off
     assert (colour - wanted).abs().max() < 0.3, colour
@@ -698,13 +698,13 @@ def test_samples_are_of_the_average_and_black_is_not_stretched_to_white(trained,
 
 
 def test_pictures_along_the_way_are_of_the_same_codes(train_here, tmp_path, monkeypatch):
-    asked, generate = [], dcgan.generate
+    asked, generate = [], datasets.generate
 
     def spy(G, z):
         asked.append((G.training, z.clone()))
         return generate(G, z)
 
-    monkeypatch.setattr(dcgan, "generate", spy)
+    monkeypatch.setattr(datasets, "generate", spy)
     state = train_here(tmp_path / "run", *ALL, "--max-steps", 3, "--sample-every", 1, "--num-samples", 4)
     assert len(asked) == 3 and all(torch.equal(z, asked[0][1]) for _, z in asked) and asked[0][1].shape == (4, 8)
     args = dcgan.build_parser().parse_args([*SMALL, *ALL])
@@ -739,7 +739,7 @@ def test_evaluate_writes_every_score(train_here, data_dir, tmp_path, monkeypatch
     assert json.loads((tmp_path / "run" / "metrics-0000002.json").read_text())["scores"] == facts["scores"]
     args = dcgan.build_parser().parse_args([*SMALL, "--ema", "0.5"])
     z = datasets.draw_noise((8, 8), torch.Generator().manual_seed(0))
-    expected = datasets.to_uint8(dcgan.generate(dcgan.build(args, 3, "cpu", state)["G_ema"], z))
+    expected = datasets.to_uint8(datasets.generate(dcgan.build(args, 3, "cpu", state)["G_ema"], z))
     assert len(fakes) == 2 and all(torch.equal(fake, expected) for fake in fakes)
     dcgan.main(["--evaluate", str(tmp_path / "run" / "last.pt"), "--fid-images", "5"])
     assert fakes[-1].shape == (5, 3, 16, 16) and fakes[-1].dtype == torch.uint8

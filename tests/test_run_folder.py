@@ -179,3 +179,83 @@ def test_flags_that_contradict_the_checkpoint_are_named(parse, run):
 def test_auto_begins_where_there_is_nothing(parse):
     args, checkpoint = parse("--resume", "auto", "--seed", "4")
     assert checkpoint is None and args.resume == "" and args.out == "runs/vae-faces-s4"
+
+
+# ---------------------------------------------------------------------------------------------------- what main() needs
+
+
+def new_parser(**changes):
+    own = dict(image_size=(28, "pixels"), epochs=(3, "passes"), batch_size=(8, "images"), lr=(1e-3, "rate"))
+    own |= dict(beta1=(0.9, "mean"), beta2=(0.99, "square"), num_samples=(4, "samples"))
+    return metrics.new_parser("vae", "What it is.", dataset="digits", **own | changes)
+
+
+def test_a_new_parser_has_the_scripts_defaults_and_its_description(capsys):
+    args = new_parser(sample_every=7).parse_args(["--lr", "2", "--amp", "--num-samples", "9"])
+    assert (args.dataset, args.image_size, args.epochs, args.batch_size, args.beta1) == ("digits", 28, 3, 8, 0.9)
+    assert (args.lr, args.amp, args.compile, args.num_samples, args.sample_every) == (2.0, True, False, 9, 7)
+    for wrong in (["--image-size", "big"], ["--device", "tpu"], ["--epoch", "3"]):  # no abbreviations
+        with pytest.raises(SystemExit):
+            new_parser().parse_args(wrong)
+    assert "What it is." in new_parser().format_help() and "vae.py" in new_parser().format_usage()
+
+
+@pytest.mark.parametrize("error", [MetricError("no weights"), OSError("no disk"), ZeroDivisionError("ours")])
+def test_an_error_with_a_sentence_ends_without_a_traceback(error, capsys, monkeypatch):
+    left = []
+    monkeypatch.setattr(metrics, "leave_processes", lambda: left.append(1))
+    with pytest.raises(SystemExit) as end, metrics.one_sentence(new_parser(), ZeroDivisionError):
+        raise error
+    assert end.value.code == 2 and capsys.readouterr().err == f"vae.py: {error}\n" and left == [1]
+
+
+def test_a_fault_of_ours_shows_its_traceback_and_ctrl_c_says_how_to_go_on(capsys):
+    with pytest.raises(ZeroDivisionError), metrics.one_sentence(new_parser()):
+        raise ZeroDivisionError
+    with pytest.raises(SystemExit) as end, metrics.one_sentence(new_parser()):
+        raise KeyboardInterrupt
+    assert end.value.code == 130 and "--resume auto continues" in capsys.readouterr().err
+
+
+def test_the_last_step_of_a_run():
+    def last(epochs, max_steps, done=0):
+        return metrics.last_step(argparse.Namespace(epochs=epochs, max_steps=max_steps), 10, done)
+
+    assert [last(3, 0), last(3, 7), last(3, 50), last(3, 0, 29)] == [30, 7, 30, 30]
+    for flags in ((3, 0, 30), (3, 7, 7), (3, 7, 9)):
+        with pytest.raises(MetricError, match=f"at its end, step {flags[2]}; .* --epochs or --max-steps"):
+            last(*flags)
+
+
+def test_rates_fall_from_what_each_optimiser_began_with():
+    nets = {name: torch.nn.Linear(1, 1) for name in "ab"}
+    opts = {"a": torch.optim.Adam(nets["a"].parameters(), 0.4), "b": torch.optim.Adam(nets["b"].parameters(), 0.1)}
+    for epoch, factor in ((0, 1), (2, 1), (3, 0.5), (3.5, 0.25), (4, 0)):  # never a product of the rate before
+        metrics.decay_rates(opts, epoch, epochs=4, decay_from=2)
+        assert [opt.param_groups[0]["lr"] for opt in opts.values()] == pytest.approx([0.4 * factor, 0.1 * factor])
+
+
+def test_a_saved_run_brings_back_optimisers_noise_and_step(tmp_path):
+    def new(seed):
+        torch.manual_seed(seed)
+        net = torch.nn.Linear(2, 2)
+        return net, {"D": torch.optim.Adam(net.parameters(), 0.1)}, torch.Generator().manual_seed(seed)
+
+    def learn(net, opt, noise):
+        opt.zero_grad()
+        net(torch.randn(3, 2, generator=noise)).square().sum().backward()
+        opt.step()
+        return [p.detach().clone() for p in net.parameters()]
+
+    net, opts, noise = new(1)
+    learn(net, opts["D"], noise)
+    args, log = argparse.Namespace(epochs=3), metrics.RunLog(tmp_path, FIGURES)
+    metrics.save_run(tmp_path, "vae", args, 5, log, noise, {"D": net}, opts, channels=3)
+    expected = learn(net, opts["D"], noise)
+    state = metrics.load_checkpoint(tmp_path / "last.pt", "vae")
+    assert (state["channels"], state["args"], state["step"]) == (3, {"epochs": 3}, 5)
+    net, opts, noise = new(2)
+    net.load_state_dict(state["D"])
+    assert metrics.restore(state, noise, opts) == 5
+    assert all(torch.equal(a, b) for a, b in zip(learn(net, opts["D"], noise), expected, strict=True))
+    assert metrics.restore(None, noise, opts) == 0
