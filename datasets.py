@@ -20,6 +20,7 @@ decoded once, and kept as bytes in `data_dir/cache` (which may be deleted at any
 import argparse
 import colorsys
 import contextlib
+import csv
 import functools
 import gzip
 import hashlib
@@ -31,6 +32,8 @@ import random
 import re
 import shutil
 import ssl
+import stat
+import struct
 import sys
 import tarfile
 import tempfile
@@ -39,6 +42,7 @@ import urllib.error
 import urllib.request
 import uuid
 import warnings
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -63,6 +67,7 @@ MMAP_BYTES = 256 << 20  # a larger array stays on the disk and is memory-mapped
 MAX_PIXELS = 64_000_000  # a larger picture is refused: it may be a decompression bomb
 IMAGE_TYPES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 PIX2PIX_URL = "http://efrosgans.eecs.berkeley.edu/pix2pix/datasets"  # or the environment variable DATASETS_URL
+CYCLEGAN_URL = "http://efrosgans.eecs.berkeley.edu/cyclegan/datasets"  # likewise
 
 
 class DataError(ValueError):
@@ -79,7 +84,7 @@ def warn(text: str) -> None:
 
 
 class Known(NamedTuple):
-    reader: str  # "builtin", "toy", "pix2pix", "idx" or "torchvision"
+    reader: str  # "builtin", "toy", "pix2pix", "cyclegan", "celeba", "idx" or "torchvision"
     what: str
     channels: tuple[int, ...]  # one number, or two for pairs: of A and of B; none for points
     images: dict[str, int]  # of each split, where the set is complete
@@ -103,6 +108,15 @@ KNOWN = {
     "facades": Known("pix2pix", "facades to labels", (3, 3), counts(400, 100, 106), "CMP facades, 31 MB", "research"),
     "maps": Known("pix2pix", "aerial photos to maps", (3, 3), counts(1096, 1098), "Google, 246 MB", "not stated"),
     "night2day": Known("pix2pix", "night to day", (3, 3), counts(17823, 2287, 2297), "Laffont, 1.9 GB", "research"),
+    "horse2zebra": Known("cyclegan", "horses, zebras", (3,), counts(2401, test=260), "ImageNet, 117 MB", "research"),
+    "apple2orange": Known("cyclegan", "apples, oranges", (3,), counts(2014, test=514), "ImageNet, 78 MB", "research"),
+    "summer2winter_yosemite": Known(
+        "cyclegan", "summer, winter", (3,), counts(2193, test=547), "Flickr, 133 MB", "not stated"
+    ),
+    "monet2photo": Known("cyclegan", "Monet, photos", (3,), counts(7359, test=872), "305 MB", "not stated"),
+    "celeba": Known(
+        "celeba", "faces, 40 attributes", (3,), counts(162770, 19867, 19962), "by hand, 1.4 GB", "research"
+    ),
     "mnist": Known("idx", "written digits, 10 classes", (1,), counts(60000, test=10000), "12 MB", "CC BY-SA 3.0"),
     "fashion-mnist": Known("idx", "clothes, 10 classes", (1,), counts(60000, test=10000), "Zalando, 31 MB", "MIT"),
     "cifar10": Known("torchvision", "photos, 10 classes", (3,), counts(50000, test=10000), "170 MB", "not stated"),
@@ -122,6 +136,7 @@ TORCHVISION_ARCHIVES = {  # where NAME.tar.gz is, NAME, and torchvision's folder
     "cifar10": ("https://www.cs.toronto.edu/~kriz", "cifar-10-python", "cifar-10-batches-py"),
     "stl10": ("http://ai.stanford.edu/~acoates/stl10", "stl10_binary", "stl10_binary"),
 }
+PARTITIONS = ("list_eval_partition.txt", "list_eval_partition.csv")  # CelebA's: 0 train, 1 val, 2 test
 TORCHVISION_CLASSES = {
     "cifar10": "airplane automobile bird cat deer dog frog horse ship truck".split(),
     "stl10": "airplane bird car cat deer dog horse monkey ship truck".split(),
@@ -164,6 +179,35 @@ class ImageSet(Dataset):
 
 
 @dataclass(eq=False)
+class Unpaired(Dataset):
+    """Two domains without pairs: an item is {"image": a picture of A, "target": one of B}, uint8 (C, H, W) each.
+
+    As long as the larger of the two; `make_loader` gives each side an order of its own and repeats the shorter one.
+    """
+
+    A: ImageSet
+    B: ImageSet
+    names: tuple[str, str]
+
+    def __len__(self) -> int:
+        return max(len(self.A), len(self.B))
+
+    def __getitems__(self, indices: Sequence[tuple[int, int]]) -> dict[str, torch.Tensor]:
+        of_A, of_B = (list(side) for side in zip(*indices, strict=True))
+        return {"image": torch.from_numpy(self.A.images[of_A]), "target": torch.from_numpy(self.B.images[of_B])}
+
+    def __getitem__(self, index: tuple[int, int]) -> dict[str, torch.Tensor]:
+        return {key: batch[0] for key, batch in self.__getitems__([index]).items()}
+
+    def both(self) -> ImageSet:
+        """All pictures as one set, with the two domains as its classes."""
+        images = np.concatenate([self.A.images, self.B.images])
+        labels = np.repeat(np.arange(2), [len(self.A), len(self.B)])
+        name = f"{self.A.name} {self.names[0]} {self.names[1]}"
+        return ImageSet(name, self.A.split, images, labels=labels, classes=list(self.names))
+
+
+@dataclass(eq=False)
 class Points(Dataset):
     """A set of points in the plane: an item is {"image": float32 (2,)}, and needs no scaling."""
 
@@ -184,7 +228,7 @@ class Points(Dataset):
 def load(
     name: str,
     split: str = "train",
-    image_size: int = 64,
+    image_size: int | tuple[int, int] = 64,
     *,
     data_dir: str | Path = "data",
     direction: str = "AtoB",
@@ -194,7 +238,7 @@ def load(
     paired: bool = False,
     points: bool = False,
 ) -> ImageSet | Points:
-    """Load a data set, each image resized to (image_size, image_size) pixels.
+    """Load a data set, each image resized to image_size: the side of a square in pixels, or (height, width).
 
     name: a set in `KNOWN` (`python datasets.py` prints them), or the path of a folder, whose layout decides
     (a folder that has the name of a set: ./NAME):
@@ -205,6 +249,9 @@ def load(
     - `DIR/{train,val,test}/CLASS/**/*.jpg`: classes
     - `DIR/CLASS/**/*.jpg`, `DIR/*.jpg`: classes, or plain images; every tenth by name belongs to the split "test"
     - `DIR/train-images-idx3-ubyte` and so on, `.gz` or not: MNIST's format
+    - `DIR/list_attr_celeba.txt`, or a `DIR/*.csv` with a header, whose rows are the name of a picture anywhere in DIR
+      and 0 or -1 and 1 for each attribute: pictures with attributes. Their split is that of
+      `DIR/list_eval_partition.{txt,csv}` (0, 1, 2), or of a folder train/, val/, test/; else as for plain images
 
     A name in `TOYS` gives `Points` (with `points`), whatever the size and the channels; all else is an `ImageSet`.
     split: "train", "test" or "val". "test" falls back to val/ and "val" to test/; built-in sets, MNIST, CIFAR-10 and
@@ -215,16 +262,17 @@ def load(
     paired: raise DataError if the set has no pairs. points: also take the sets of points, TOYS.
     data_url: where the pix2pix archives are; also the environment variable DATASETS_URL. Default: their home.
 
-    The two halves of a pair are stretched to the size; other pictures are cut to their middle square first. Colours are
-    8-bit RGB or grey, transparency becomes white, and photos are turned as EXIF says. Bad files (damaged, not pictures,
-    no pairs) are left out and named in one line on stderr. Raises DataError.
+    The two halves of a pair are stretched to the size; of other pictures the middle is cut out in that shape first.
+    Colours are 8-bit RGB or grey, transparency becomes white, and photos are turned as EXIF says. Bad files (damaged,
+    not pictures, no pairs) are left out and named in one line on stderr. Raises DataError.
     """
     data_dir = Path(data_dir)
     if split not in ("train", "test", "val"):
         raise DataError(f"unknown split {split!r}: use train, test or val")
     if direction not in ("AtoB", "BtoA"):
         raise DataError(f"unknown direction {direction!r}: use AtoB or BtoA")
-    if not isinstance(image_size, int) or image_size < 1:
+    size = image_size if isinstance(image_size, tuple) else (image_size, image_size)
+    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
         raise DataError(f"the image size must be a positive whole number of pixels, not {image_size!r}")
     if not {channels, input_channels} <= {None, 0, 1, 3}:
         raise DataError("images have 1 channel (grey) or 3 (colour)")
@@ -238,7 +286,8 @@ def load(
     asked = (input_channels, channels) if direction == "AtoB" else (channels, input_channels)  # of A and of B
 
     if name in KNOWN:
-        readers = {"builtin": read_builtin, "pix2pix": read_pix2pix, "idx": read_idx, "torchvision": read_torchvision}
+        readers = {"builtin": read_builtin, "pix2pix": read_pix2pix, "cyclegan": read_cyclegan, "celeba": read_celeba}
+        readers |= {"idx": read_idx, "torchvision": read_torchvision}
         source = readers[KNOWN[name].reader](name, split, data_dir, data_url)
     elif Path(name).is_dir():
         source = read_folder(Path(name), split)
@@ -252,12 +301,68 @@ def load(
     if paired and len(source.channels) != 2:
         raise no_pairs
     try:
-        data = cached(source, image_size, data_dir)
+        data = cached(source, size, data_dir)
     except OSError as error:
         raise DataError(f"cannot read {name} or keep it in memory: {error}") from error
     if direction == "BtoA" and data.targets is not None:
         data.images, data.targets = data.targets, data.images
     return data
+
+
+def load_domains(
+    name: str,
+    split: str,
+    image_size: int,
+    *,
+    attribute: str = "",
+    classes: str = "",
+    data_dir: str | Path = "data",
+    channels: int = 3,
+) -> Unpaired:
+    """Two domains A and B of a set that `load` knows, both with `channels` channels.
+
+    attribute: pictures without it are A, with it B. classes: "A,B", two classes of a set by name; a set that has just
+    two (such as trainA/, trainB/) needs no choice. A set of pairs: its two sides. Raises DataError.
+    """
+    data = load(name, split, image_size, data_dir=data_dir, channels=channels, input_channels=channels)
+
+    def part(names, sides):
+        parts = [ImageSet(data.name, data.split, images) for images in sides]
+        for what, images in zip(names, sides, strict=True):
+            if len(images) < 2:
+                raise DataError(f"{name}, {data.split}: {len(images)} pictures of {what!r}, at least 2 are needed")
+        return Unpaired(*parts, names)
+
+    if attribute:
+        if attribute not in data.attribute_names:
+            has = f"it has {', '.join(data.attribute_names)}" if data.attribute_names else "it has no attributes"
+            raise DataError(f"{name} has no attribute {attribute!r}: {has}")
+        has = data.attributes[:, data.attribute_names.index(attribute)] == 1
+        return part((f"no {attribute}", attribute), (data.images[~has], data.images[has]))
+    if data.targets is not None:
+        return part(("A", "B"), (data.images, data.targets))
+    chosen = [word.strip() for word in classes.split(",")] if classes else data.classes
+    if len(chosen) != 2 or not set(chosen) <= set(data.classes):
+        how = "two of its classes: " + ", ".join(data.classes) if data.classes else "folders trainA/ and trainB/"
+        how = "one of its attributes: " + ", ".join(data.attribute_names) if data.attribute_names else how
+        raise DataError(f"{name} has no two domains{f' {classes}' if classes else ''}; choose {how}")
+    return part(tuple(chosen), [data.images[data.labels == data.classes.index(one)] for one in chosen])
+
+
+def read_settings(text: str, names: Sequence[str]) -> dict[str, float]:
+    """ "Smiling=+1.5,Male=-1" -> {"Smiling": 1.5, "Male": -1.0}. Raises DataError for a name that is not in `names`."""
+    settings = {}
+    for part in text.split(","):
+        name, _, value = (word.strip() for word in part.partition("="))
+        if name not in names:
+            raise DataError(f"unknown name {name!r} in {text!r}: use NAME=NUMBER with {', '.join(names)}")
+        try:
+            settings[name] = float(value)
+        except ValueError:
+            raise DataError(f"{part.strip()!r} is not NAME=NUMBER, such as {name}=1") from None
+        if not math.isfinite(settings[name]):
+            raise DataError(f"{part.strip()!r} is not a finite number")
+    return settings
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -285,13 +390,35 @@ class EpochSampler(Sampler[list[int]]):
         full, rest = divmod(self.count, self.batch_size * self.world)
         return full + (not self.drop_last and rest > self.rank)
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def order(self) -> np.ndarray:
+        """The indices of this epoch, (count,)."""
         order = np.arange(self.count)
         if self.shuffle:
             np.random.default_rng([self.seed, self.epoch]).shuffle(order)
+        return order
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = self.order()
         size = self.batch_size * self.world
         for k in range(self.skip, len(self)):
             yield order[k * size : (k + 1) * size][self.rank :: self.world].tolist()
+
+
+class UnpairedSampler(EpochSampler):
+    """Lists of [index in A, index in B]. Each side has an order of its own; the shorter goes round in a new one."""
+
+    def __init__(self, data: Unpaired, *how):
+        super().__init__(len(data), *how)
+        self.sides = (len(data.A), len(data.B))
+
+    def order(self) -> np.ndarray:
+        sides = []
+        for side, count in enumerate(self.sides):
+            rounds = np.tile(np.arange(count), (-(-self.count // count), 1))  # (rounds, count)
+            if self.shuffle:
+                rounds = np.random.default_rng([self.seed, self.epoch, side]).permuted(rounds, axis=1)
+            sides.append(rounds.ravel()[: self.count])
+        return np.stack(sides, axis=1)  # (the larger count, 2)
 
 
 def as_is(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -321,9 +448,10 @@ def make_loader(
     if drop_last and len(data) < batch_size * world:
         sizes = f"{batch_size}" if world == 1 else f"{batch_size} on each of {world} processes"
         raise DataError(f"a batch of {sizes} is more than the {len(data)} images of the set: use a smaller batch")
+    how = (batch_size, seed, rank, world, shuffle, drop_last)
     return DataLoader(
         data,
-        batch_sampler=EpochSampler(len(data), batch_size, seed, rank, world, shuffle, drop_last),
+        batch_sampler=UnpairedSampler(data, *how) if isinstance(data, Unpaired) else EpochSampler(len(data), *how),
         collate_fn=as_is,
         num_workers=workers,
         persistent_workers=workers > 0,
@@ -567,18 +695,21 @@ def save_each(columns: dict[str, torch.Tensor], files: Sequence[str], folder: Pa
             save_grid(images[i : i + 1], folder / f"{i:04d}_{Path(file).stem}_{title}.png", columns=1, padding=0)
 
 
-def read_images(path: str | Path, image_size: int, channels: int = 3, limit: int = 0) -> tuple[torch.Tensor, list[str]]:
+def read_images(
+    path: str | Path, image_size: int | tuple[int, int], channels: int = 3, limit: int = 0
+) -> tuple[torch.Tensor, list[str]]:
     """A user's own picture, or all pictures of a folder and its sub-folders: uint8 (N, C, H, W), and their file names.
 
-    Each is cut to its middle square and resized. limit: at most so many, first by name; 0 = all. Raises DataError.
+    Of each the middle is cut out and resized to image_size, the side of a square or (height, width). limit: at most so
+    many, first by name; 0 = all. Raises DataError.
     """
-    path = Path(path)
+    path, size = Path(path), image_size if isinstance(image_size, tuple) else (image_size, image_size)
     if not path.exists():
         raise DataError(f"there is no file or folder {path}")
     root, files = (path, pictures_in(path)) if path.is_dir() else (path.parent, [path])
     files = files[: limit or None]
     images, names, bad = [], [], []
-    for i, result in decode(files, lambda file: read_picture(file, image_size, (channels,))):
+    for i, result in decode(files, lambda file: read_picture(file, size, (channels,))):
         name = files[i].relative_to(root).as_posix()
         if isinstance(result, str):
             bad.append((name, result))
@@ -597,6 +728,9 @@ def read_images(path: str | Path, image_size: int, channels: int = 3, limit: int
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+Size = tuple[int, int]  # height, width
+
+
 @dataclass
 class Source:
     """A set as a reader found it, before any picture is decoded."""
@@ -605,7 +739,7 @@ class Source:
     split: str
     channels: tuple[int, ...]  # one number for each side: two for pairs
     state: Any  # what the pixels depend on, as JSON: a cache is good as long as it stays the same
-    rows: Callable[[int], Iterator[tuple[int, Any]]]  # image_size -> (index, arrays (C, H, W) of the sides | why not)
+    rows: Callable[[Size], Iterator[tuple[int, Any]]]  # size -> (index, arrays (C, H, W) of the sides | why not)
     names: list[str] = field(default_factory=list)
     labels: np.ndarray | None = None
     classes: list[str] = field(default_factory=list)
@@ -620,13 +754,13 @@ def read_builtin(name: str, split: str, data_dir: Path, data_url: str | None) ->
     count = known.images[split]
     state = [count, BUILTIN_SEED, hashlib.sha256(Path(__file__).read_bytes()).hexdigest()]
 
-    def rows(image_size):
+    def rows(size):
         warn(f"drawing the {count} pictures of {name}, {split}, once")
-        *sides, truth = draw_builtin(name, split, count, image_size, BUILTIN_SEED)
+        *sides, truth = draw_builtin(name, split, count, max(size), BUILTIN_SEED)
         source.labels, source.attributes = (truth, None) if name == "digits" else (None, truth)
         for i, pictures in enumerate(zip(*sides, strict=True)):
             pictures = [Image.fromarray(x.squeeze(0) if len(x) == 1 else x.transpose(1, 2, 0)) for x in pictures]
-            yield i, [to_array(x, c, image_size) for x, c in zip(pictures, source.channels, strict=True)]
+            yield i, [to_array(x, c, size) for x, c in zip(pictures, source.channels, strict=True)]
 
     source = Source(name, split, known.channels, state, rows)
     if name == "digits":
@@ -649,8 +783,42 @@ def read_pix2pix(name: str, split: str, data_dir: Path, data_url: str | None) ->
     return source
 
 
+def read_cyclegan(name: str, split: str, data_dir: Path, data_url: str | None) -> Source:
+    """One of CycleGAN's unpaired sets, in data_dir/NAME, or from the archive data_dir/NAME.zip, or downloaded."""
+    base = data_url or os.environ.get("DATASETS_URL") or CYCLEGAN_URL
+    source = read_folder(fetch(name, data_dir, base, suffix=".zip"), split)
+    if source.classes != ["A", "B"]:
+        raise DataError(
+            f"{data_dir / name} does not have the layout {name}/trainA/*.jpg: remove it to download it again"
+        )
+    source.name = name
+    return source
+
+
+def read_celeba(name: str, split: str, data_dir: Path, data_url: str | None) -> Source:
+    """CelebA in torchvision's folder data_dir/celeba; the zip of its pictures is unpacked there."""
+    folder = data_dir / "celeba"
+    archive = folder / "img_align_celeba.zip"
+    if not (folder / "list_attr_celeba.txt").is_file():
+        raise DataError(
+            "celeba has to be fetched by hand, its home gives it to browsers only: from "
+            "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html, put img_align_celeba.zip, list_attr_celeba.txt and "
+            f"list_eval_partition.txt into {folder}"
+        )
+    if archive.is_file() and not (folder / "img_align_celeba").is_dir():
+        with locked(folder):
+            if not (folder / "img_align_celeba").is_dir():
+                warn(f"unpacking {archive}")
+                extract_zip(archive, folder / "img_align_celeba")
+    source = read_folder(folder, split)
+    source.name = name
+    return source
+
+
 def read_folder(root: Path, split: str) -> Source:
     """Any folder of images: see `load` for how its layout decides what it is."""
+    if table := attribute_table(root):
+        return read_attributes(root, table, split)
     if find_idx(root, "train", "images") or find_idx(root, "t10k", "images"):
         return idx_source(root.resolve().name, split, root)
     val = ["val", "validation", "valid"]
@@ -687,6 +855,98 @@ def read_folder(root: Path, split: str) -> Source:
         source.classes = list(groups)
         source.labels = np.repeat(np.arange(len(groups)), [len(group) for group in groups.values()])
     return source
+
+
+def attribute_table(root: Path) -> Path | None:
+    """The file that lists the attributes of the pictures of a folder, if there is one."""
+    for name in ("list_attr_celeba.txt", "list_attr_celeba.csv"):
+        if (root / name).is_file():
+            return root / name
+    found = [path for path in visible(root) if path.suffix.lower() == ".csv" and path.name not in PARTITIONS]
+    if len(found) > 1:
+        raise DataError(f"{root} holds {len(found)} .csv files: leave there the one that lists the attributes")
+    return found[0] if found else None
+
+
+def read_table(path: Path) -> tuple[list[str], dict[str, list[int]]]:
+    """A list of pictures with whole numbers -> names of the columns, {picture: its numbers}.
+
+    A .csv has a header. A .txt is CelebA's: words between blanks; the number of rows and a header come first, or not.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as text: {error}") from error
+    comma = path.suffix.lower() == ".csv"
+    rows = list(csv.reader(lines)) if comma else [line.split() for line in lines]
+    rows = [(number, [cell.strip() for cell in row]) for number, row in enumerate(rows, 1) if any(row)]
+    head, first = [], 0
+    if rows and comma:
+        head, first = rows[0][1][1:], 1
+    elif len(rows) > 1 and rows[0][1][0].isdecimal():
+        head, first = rows[1][1], 2
+    numbers = {}
+    for number, (name, *cells) in rows[first:]:
+        if len(cells) != len(head or cells):
+            raise DataError(f"{path}, line {number}: {len(cells)} values for the {len(head)} columns")
+        try:
+            numbers[name] = [int(cell) for cell in cells]
+        except ValueError:
+            raise DataError(f"{path}, line {number}: a value is not a whole number") from None
+    if not numbers:
+        raise DataError(f"{path} has no rows")
+    return head, numbers
+
+
+def read_attributes(root: Path, table: Path, split: str) -> Source:
+    """A folder of pictures with a list of their attributes: CelebA, or a .csv."""
+    names, rows = read_table(table)
+    if not names or len(set(names)) < len(names):
+        raise DataError(f"{table} needs a header with a different name for each attribute")
+    if wrong := next((name for name, row in rows.items() if not set(row) <= {-1, 0, 1}), None):
+        raise DataError(f"{table}, {wrong}: an attribute is 1, or 0 or -1, not {rows[wrong]}")
+    files = {file.relative_to(root).as_posix(): file for file in pictures_in(root)}
+    called = {}  # a row may name a picture without its folder, if only one is called so
+    for path in files:
+        called.setdefault(PurePosixPath(path).name, []).append(path)
+    known = {}
+    for name in rows:
+        found = [name] if name in files else called.get(name, [])
+        if len(found) > 1:
+            raise DataError(f"{table}, {name}: {len(found)} pictures are called so; name them with their folder")
+        known |= dict.fromkeys(found, name)
+    if not known:
+        raise DataError(f"{table} names no picture that is in {root}; move it away if it is not about them")
+    if len(known) < max(len(rows), len(files)):
+        warn(
+            f"{root}: left out {len(files) - len(known)} pictures that {table.name} does not name, "
+            f"and {len(rows) - len(known)} rows without a picture"
+        )
+    split, chosen = of_split(root, known, split)
+    attributes = (np.array([rows[known[path]] for path in chosen]) == 1).astype(np.uint8)
+    state = [[[path, *stamp(files[path])] for path in chosen], names, hashlib.sha256(attributes.tobytes()).hexdigest()]
+    source = Source(root.resolve().name, split, (3,), state, rows=None, names=chosen)
+    source.rows = lambda size: decode(chosen, lambda path: read_picture(files[path], size, source.channels))
+    source.attributes, source.attribute_names = attributes, names
+    return source
+
+
+def of_split(root: Path, known: dict[str, str], split: str) -> tuple[str, list[str]]:
+    """{path of a picture: its name in the table} -> the split that serves `split`, and the pictures of it, by path."""
+    part = {}
+    if partition := next((root / name for name in PARTITIONS if (root / name).is_file()), None):
+        _, numbers = read_table(partition)
+        number = {(0,): "train", (1,): "val", (2,): "test"}
+        part = {path: number.get(tuple(numbers.get(name, ()))) for path, name in known.items()}
+    else:
+        folder = {"train": "train", "test": "test", "val": "val", "validation": "val", "valid": "val"}
+        part = {path: folder.get(path.split("/")[0]) for path in known}
+    if not any(part.values()):
+        part = {path: "train" if i % 10 else "test" for i, path in enumerate(sorted(known))}
+    for found in {"train": ["train"], "test": ["test", "val"], "val": ["val", "test"]}[split]:
+        if chosen := [path for path in sorted(known) if part[path] == found]:
+            return found, chosen
+    raise DataError(f"{root} holds no pictures for the split {split!r}")
 
 
 def visible(folder: Path) -> list[Path]:
@@ -765,14 +1025,14 @@ def idx_source(name: str, split: str, folder: Path) -> Source:
     if None in files:
         raise DataError(f"{folder} lacks {prefix}-images-idx3-ubyte or {prefix}-labels-idx1-ubyte (.gz or not)")
 
-    def rows(image_size):
+    def rows(size):
         images, labels = (read_idx_file(file, dims) for file, dims in zip(files, (3, 1), strict=True))
         if len(images) != len(labels):
             raise DataError(f"{files[0]} has {len(images)} images, but {files[1]} has {len(labels)} labels")
         source.labels = labels.astype(np.int64)
         source.classes = IDX_CLASSES.get(name) or [str(label) for label in range(int(labels.max()) + 1)]
         for i, image in enumerate(images):
-            yield i, [to_array(Image.fromarray(image), source.channels[0], image_size)]
+            yield i, [to_array(Image.fromarray(image), source.channels[0], size)]
 
     source = Source(name, split, (1,), [[file.name, *stamp(file)] for file in files], rows)
     return source
@@ -801,7 +1061,7 @@ def read_torchvision(name: str, split: str, data_dir: Path, data_url: str | None
     home, archive, inner = TORCHVISION_ARCHIVES[name]
     folder = fetch(archive, data_dir, home, inner)
 
-    def rows(image_size):
+    def rows(size):
         import torchvision  # slow to import
 
         class LabelledSTL10(torchvision.datasets.STL10):
@@ -821,7 +1081,7 @@ def read_torchvision(name: str, split: str, data_dir: Path, data_url: str | None
                 f"{home}/{archive}.tar.gz again"
             ) from error
         for i in range(len(data)):
-            yield i, [to_array(data[i][0], source.channels[0], image_size)]
+            yield i, [to_array(data[i][0], source.channels[0], size)]
 
     state = [[file.name, *stamp(file)] for file in visible(folder)]
     source = Source(name, split, KNOWN[name].channels, state, rows, classes=TORCHVISION_CLASSES[name])
@@ -856,8 +1116,8 @@ def decode(items: Sequence[Any], read: Callable[[Any], Any]) -> Iterator[tuple[i
                 yield i, result
 
 
-def read_picture(path: Path, image_size: int, channels: tuple[int, ...]) -> list[np.ndarray]:
-    """Decode one file: [its middle square], or [left half, right half] for two `channels`; uint8 (C, size, size) each.
+def read_picture(path: Path, size: Size, channels: tuple[int, ...]) -> list[np.ndarray]:
+    """Decode one file: [its middle], or [left half, right half] for two `channels`; uint8 (C, height, width) each.
 
     Raises ValueError for what is no pair, and whatever Pillow raises for a damaged file.
     """
@@ -871,21 +1131,26 @@ def read_picture(path: Path, image_size: int, channels: tuple[int, ...]) -> list
         if pair and (width % 2 or width < 1.5 * height):
             raise ValueError(f"{width}x{height} is not two pictures of one size side by side")
         # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that still leaves twice the pixels we need.
-        picture.draft(None, (len(channels) * 2 * image_size, 2 * image_size))
+        picture.draft(None, (len(channels) * 2 * size[1], 2 * size[0]))
         picture = ImageOps.exif_transpose(picture)
     width, height = picture.size
     if pair:
         half = width // 2
         sides = [picture.crop((0, 0, half, height)), picture.crop((width - half, 0, width, height))]
-    else:
-        side = min(width, height)
-        left, top = (width - side) // 2, (height - side) // 2
-        sides = [picture.crop((left, top, left + side, top + side))]
-    return [to_array(side, count, image_size) for side, count in zip(sides, channels, strict=True)]
+        return [to_array(side, count, size, stretch=True) for side, count in zip(sides, channels, strict=True)]
+    return [to_array(picture, channels[0], size)]
 
 
-def to_array(picture: Image.Image, channels: int, image_size: int) -> np.ndarray:
-    """A picture of any mode, as 8-bit grey or RGB over white, resized (bicubic, antialiased): uint8 (C, size, size)."""
+def to_array(picture: Image.Image, channels: int, size: Size, stretch: bool = False) -> np.ndarray:
+    """A picture of any mode, as 8-bit grey or RGB over white, resized (bicubic, antialiased): uint8 (C, height, width).
+
+    Its largest middle part of that shape is taken; with `stretch`, all of it."""
+    if not stretch:
+        scale = min(picture.width / size[1], picture.height / size[0])
+        width, height = round(size[1] * scale), round(size[0] * scale)
+        left, top = (picture.width - width) // 2, (picture.height - height) // 2
+        if (width, height) != picture.size:
+            picture = picture.crop((left, top, left + width, top + height))
     if picture.mode == "F":
         raise ValueError("floating-point pixels")
     if picture.mode.startswith("I"):  # 16-bit grey
@@ -894,8 +1159,8 @@ def to_array(picture: Image.Image, channels: int, image_size: int) -> np.ndarray
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     picture = picture.convert("L" if channels == 1 else "RGB")
-    if picture.size != (image_size, image_size):
-        picture = picture.resize((image_size, image_size), Image.Resampling.BICUBIC)
+    if picture.size != size[::-1]:
+        picture = picture.resize(size[::-1], Image.Resampling.BICUBIC)
     pixels = np.asarray(picture)
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
@@ -914,23 +1179,24 @@ def describe(bad: Sequence[tuple[str, str]]) -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def cached(source: Source, image_size: int, data_dir: Path) -> ImageSet:
+def cached(source: Source, size: Size, data_dir: Path) -> ImageSet:
     """The set from its cache, which is made if it is not there (or damaged); in memory where it cannot be written."""
-    key = json.dumps([CACHE_FORMAT, source.name, source.split, image_size, source.channels, source.state])
+    shape = size[0] if size[0] == size[1] else size
+    key = json.dumps([CACHE_FORMAT, source.name, source.split, shape, source.channels, source.state])
     digest = hashlib.sha256(key.encode()).hexdigest()[:12]
-    name = re.sub(r"[^\w.-]", "_", source.name)[:60]
-    folder = data_dir / "cache" / f"{name}-{source.split}-{image_size}px-{digest}"
+    name, shape = re.sub(r"[^\w.-]", "_", source.name)[:60], "x".join(str(side) for side in dict.fromkeys(size))
+    folder = data_dir / "cache" / f"{name}-{source.split}-{shape}px-{digest}"
     data = open_cache(folder)
     if data is None:
         temporary = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
         try:
             temporary.mkdir(parents=True)
-            fill_cache(temporary, source, image_size)
+            fill_cache(temporary, source, size)
             data = publish_cache(temporary, folder)
         except OSError as error:
             warn(f"cannot write {folder.parent} ({error.strerror or error}): the pictures stay in memory")
             with tempfile.TemporaryDirectory() as spare:
-                fill_cache(Path(spare), source, image_size)
+                fill_cache(Path(spare), source, size)
                 data = open_cache(Path(spare), in_memory=True)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -941,7 +1207,7 @@ def cached(source: Source, image_size: int, data_dir: Path) -> ImageSet:
     return ImageSet(source.name, source.split, **arrays, **meta["lists"])
 
 
-def fill_cache(folder: Path, source: Source, image_size: int) -> None:
+def fill_cache(folder: Path, source: Source, size: Size) -> None:
     """Decode `source` into the files of `folder`, row by row. Raises DataError if fewer than two pictures are good."""
     kept, bad, shapes = [], [], []
     with contextlib.ExitStack() as stack:
@@ -949,7 +1215,7 @@ def fill_cache(folder: Path, source: Source, image_size: int) -> None:
         files = [stack.enter_context(open(folder / name, "wb")) for name in names]
         for file in files:
             file.seek(NPY_HEADER)  # written last, when the number of good pictures is known
-        for i, row in source.rows(image_size):
+        for i, row in source.rows(size):
             if isinstance(row, str):
                 bad.append((source.names[i], row))
                 continue
@@ -1016,13 +1282,13 @@ def publish_cache(temporary: Path, folder: Path) -> tuple[dict[str, np.ndarray],
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def fetch(name: str, data_dir: Path, base_url: str, inner: str = "") -> Path:
+def fetch(name: str, data_dir: Path, base_url: str, inner: str = "", suffix: str = ".tar.gz") -> Path:
     """The folder data_dir/NAME, unpacked from data_dir/NAME.tar.gz, which is downloaded from `base_url` if absent.
 
-    inner: the folder's name, if it is not the archive's.
+    inner: the folder's name, if it is not the archive's. suffix: ".tar.gz" or ".zip".
     """
-    folder, archive = data_dir / (inner or name), data_dir / f"{name}.tar.gz"
-    url = f"{base_url.rstrip('/')}/{name}.tar.gz"
+    folder, archive = data_dir / (inner or name), data_dir / f"{name}{suffix}"
+    url, extract = f"{base_url.rstrip('/')}/{name}{suffix}", extract_zip if suffix == ".zip" else extract_tar
     if folder.is_dir():
         return folder
     if "://" not in base_url:
@@ -1037,7 +1303,7 @@ def fetch(name: str, data_dir: Path, base_url: str, inner: str = "") -> Path:
                 download(url, archive)
             warn(f"unpacking {archive}")
             try:
-                extract_tar(archive, folder)
+                extract(archive, folder)
             except DataError as error:
                 if ours:
                     archive.unlink()
@@ -1124,38 +1390,73 @@ def receive(reply: Any, part: Path, tag: Path, have: int) -> tuple[int, int | No
         return file.tell(), total
 
 
+@contextlib.contextmanager
+def unpacked(path: Path, folder: Path, kind: str) -> Iterator[Path]:
+    """A temporary folder to unpack into; then it, or the folder called `folder.name` in it, becomes `folder`."""
+    temporary = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
+    damaged = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, gzip.BadGzipFile, ValueError, struct.error)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        inner = temporary / folder.name
+        (inner if inner.is_dir() else temporary).rename(folder)
+    except DataError:
+        raise
+    except (*damaged, NotImplementedError, RuntimeError) as error:  # the last two: a zip's encryption or compression
+        raise DataError(f"{path} is not a {kind} archive, or is damaged ({error})") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def inside(path: Path, name: str, plain: bool) -> PurePosixPath:
+    """A member's path, if it is a plain file or folder inside the archive's own folder. Raises DataError."""
+    inner = PurePosixPath(name)
+    if inner.is_absolute() or ".." in inner.parts or re.search(r"\\|^\w:", name) or not plain:
+        raise DataError(f"{path} is refused: {name!r} is a link, a device or outside the folder")
+    return inner
+
+
 def extract_tar(path: Path, folder: Path, max_bytes: int = 64 << 30) -> None:
     """Unpack a .tar.gz into `folder` (or the folder of that name in it, to that place), whole or not at all.
 
     Only plain files are written: an archive with a path outside the folder, a link, a device, or more than `max_bytes`
     when unpacked is refused. Raises DataError for a refused or damaged archive, OSError for the disk.
     """
-    temporary = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
-    unpacked = 0
-    try:
-        temporary.mkdir(parents=True)
+    total = 0
+    with unpacked(path, folder, ".tar.gz") as temporary:
         with gzip.open(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
             for member in archive:
-                name = PurePosixPath(member.name)
-                outside = name.is_absolute() or ".." in name.parts or re.search(r"\\|^\w:", member.name)
-                if outside or not (member.isfile() or member.isdir()) or member.size < 0:
-                    raise DataError(f"{path} is refused: {member.name!r} is a link, a device or outside the folder")
-                unpacked += 512 + member.size  # a header's size, so that a flood of empty files counts too
-                if unpacked > max_bytes:
+                name = inside(path, member.name, (member.isfile() or member.isdir()) and member.size >= 0)
+                total += 512 + member.size  # a header's size, so that a flood of empty files counts too
+                if total > max_bytes:
                     raise DataError(f"{path} is refused: it unpacks to more than {max_bytes} bytes")
                 if member.isfile():
-                    target = temporary / name
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    with open(target, "wb") as file:
+                    (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+                    with open(temporary / name, "wb") as file:
                         shutil.copyfileobj(archive.extractfile(member), file)
             while stream.read(1 << 20):
                 pass  # to the end, where gzip compares its checksum
-        inner = temporary / folder.name
-        (inner if inner.is_dir() else temporary).rename(folder)
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, UnicodeError) as error:
-        raise DataError(f"{path} is not a .tar.gz archive, or is damaged ({error})") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def extract_zip(path: Path, folder: Path, max_bytes: int = 64 << 30) -> None:
+    """Unpack a .zip as `extract_tar` does a .tar.gz. What counts is what comes out, not the size that it states."""
+    total = 0
+    with unpacked(path, folder, ".zip") as temporary, zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            kind = stat.S_IFMT(member.external_attr >> 16)  # 0 where the zip was not made on a Unix
+            name = inside(path, member.filename, kind in (0, stat.S_IFREG, stat.S_IFDIR))
+            total += 512
+            if member.header_offset < 0:
+                raise zipfile.BadZipFile("it begins before its beginning")
+            if member.is_dir():
+                continue
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+            with archive.open(member) as source, open(temporary / name, "wb") as file:
+                while chunk := source.read(1 << 20):  # at its end zipfile compares the checksum
+                    total += len(chunk)
+                    if total > max_bytes:
+                        raise DataError(f"{path} is refused: it unpacks to more than {max_bytes} bytes")
+                    file.write(chunk)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -914,6 +914,32 @@ def label_fidelity(fake, labels, test, classifier: Classifier) -> list[Score]:
     return scores
 
 
+def edit_fidelity(edits: dict[str, tuple], classifier: Classifier) -> list[Score]:
+    """Do edits of attributes happen, and does the rest stay? -> the share of edits that the classifier sees, and of the
+    other attributes that it sees as they were; means over the edits, the note has each.
+
+    edits: {title: (pictures uint8 (n, C, H, W), wanted (n, K), changed (K,) or (n, K))}: wanted is what the K
+    attributes should be after the edit, 0 or 1; changed (bool) those asked for, all of which must come out right. What
+    to compare with, the classifier's accuracy on real pictures, stands in its name. MetricError.
+    """
+    if not classifier.multi_label or not edits:
+        raise MetricError("edit fidelity needs edits, and a classifier of attributes, not of classes.")
+    done, kept, n = {}, {}, 0
+    for title, (pictures, wanted, changed) in edits.items():
+        right = classifier.predict(pictures) == np.asarray(wanted)  # (n, K)
+        changed = np.broadcast_to(np.asarray(changed, dtype=bool), right.shape)
+        done[title] = float((right | ~changed).all(axis=1).mean())
+        if not changed.all():
+            kept[title] = float(right[~changed].mean())
+        n += len(right)
+    scores, facts = [], {"n_fake": n, "net": classifier.name, "weights": classifier.weights}
+    for metric, values in (("in-domain edit success", done), ("in-domain rest kept", kept)):
+        note = "by edit " + ", ".join(f"{title} {value:.2f}" for title, value in values.items())
+        if values:
+            scores.append(Score(metric, float(np.mean(list(values.values()))), **facts, note=note))
+    return scores
+
+
 def sliced_distance(a: np.ndarray, b: np.ndarray) -> float:
     """Earth mover's distance of two sets of equally many points (N, 2), averaged over their shadows in 64 directions.
 
@@ -1160,13 +1186,15 @@ def save_checkpoint(path: str | Path, state: dict) -> None:
         raise MetricError(f"{path} cannot be written ({error}); free some space, or choose another --out.") from error
 
 
-def save_run(out: Path, script: str, args, step: int, log: "RunLog", noise, nets: dict, opts: dict, **facts) -> None:
+def save_run(
+    out: Path, script: str, args, step: int, log: "RunLog", noise, nets: dict, opts: dict, file="last.pt", **facts
+) -> None:
     """Keep all that a run needs to continue, as `out`/last.pt: noise, the generator of all its random numbers; nets and
-    optimisers by name; facts (plain values) for the script's `build`. MetricError where a loss is not finite."""
+    optimisers by name; facts (plain values and tensors) for the script. MetricError where a loss is not finite."""
     state = {"script": script, "args": vars(args), "step": step, "log": log.state(), **facts}
     state |= {"noise": noise.get_state()}
     state |= {name: net.state_dict() for name, net in nets.items()}
-    save_checkpoint(out / "last.pt", state | {f"opt_{name}": opt.state_dict() for name, opt in opts.items()})
+    save_checkpoint(out / file, state | {f"opt_{name}": opt.state_dict() for name, opt in opts.items()})
 
 
 def restore(checkpoint: dict | None, noise: torch.Generator, opts: dict) -> int:

@@ -328,3 +328,31 @@ def test_judges(tmp_path, few_steps):
     inception, judge = metrics.load_judges(64, TRAIN, TEST, str(SHARED / "weights"), tmp_path, "cpu")
     assert inception.dims == 64 and judge.domain == "in-domain " and inception.domain == ""
     assert [net.dims for net in metrics.load_judges(64, plain, plain, SHARED / "weights", tmp_path, "cpu")] == [64]
+
+
+def test_edits_that_happen_and_what_stays(monkeypatch, tmp_path):
+    monkeypatch.setattr(metrics, "CLASSIFIER_STEPS", STEPS)
+    train, test = (squares(n, split, attributes=True) for n, split in ((500, "train"), (200, "test")))
+    net = metrics.load_classifier(train, test, tmp_path)
+    assert net.accuracy > 0.99
+    mirrored = test.images[..., ::-1].copy()  # right becomes left, and the other way round
+    wanted = test.attributes ^ np.array([1, 0], np.uint8)
+    edits = {
+        "mirror": (torch.from_numpy(mirrored), wanted, [True, False]),
+        "none": (test.images, wanted, [True, False]),
+    }
+    done, kept = metrics.edit_fidelity(edits, net)
+    assert done.value == pytest.approx(0.5, abs=0.02) and kept.value > 0.98 and done.n_fake == 400
+    assert "mirror 1.00" in done.note and "none 0.0" in done.note and "accuracy" in str(kept)
+    rows = np.zeros((200, 2), bool)
+    rows[:100, 0] = True  # in the first half `right` was asked for, in the second nothing
+    done, kept = metrics.edit_fidelity({"half": (mirrored, wanted, rows)}, net)
+    assert done.value > 0.98 and kept.value > 0.98
+    done, kept = metrics.edit_fidelity({"wrong": (mirrored, test.attributes, rows)}, net)
+    assert done.value == pytest.approx(0.5, abs=0.02) and kept.value == pytest.approx(2 / 3, abs=0.02)
+    assert len(metrics.edit_fidelity({"all": (mirrored, wanted, [True, True])}, net)) == 1
+
+
+def test_edit_fidelity_needs_attributes(net):
+    with pytest.raises(MetricError, match="a classifier of attributes"):
+        metrics.edit_fidelity({"a": (TEST.images, TEST.labels[:, None], [True])}, net)

@@ -609,7 +609,7 @@ def test_exif_rotation_and_the_middle_square(tmp_path):
     assert wide[0, 12, 2] == 255 and wide[0, 12, 21] == 0  # the middle square has both halves
     pair_exif = Image.fromarray(np.rot90(pixels, 1).copy())
     pair_exif.save(tmp_path / "pair.jpg", exif=exif, quality=100)
-    a, b = datasets.read_picture(tmp_path / "pair.jpg", 8, (1, 1))
+    a, b = datasets.read_picture(tmp_path / "pair.jpg", (8, 8), (1, 1))
     assert a.min() > 250 and b.max() < 5
 
 
@@ -617,7 +617,7 @@ def test_large_jpegs_are_decoded_small_and_still_right(tmp_path):
     y, x = np.mgrid[:512, :1024]
     sheet = np.stack([x % 512 // 2, y // 2, 255 * (x >= 512)], axis=-1).astype(np.uint8)
     Image.fromarray(sheet).save(tmp_path / "big.jpg", quality=95)
-    a, b = datasets.read_picture(tmp_path / "big.jpg", 32, (3, 3))
+    a, b = datasets.read_picture(tmp_path / "big.jpg", (32, 32), (3, 3))
     ramp = np.linspace(3.5, 251.5, 32)
     for side, blue in ((a, 0), (b, 255)):
         assert np.abs(side[0] - ramp).max() < 6 and np.abs(side[1] - ramp[:, None]).max() < 6
