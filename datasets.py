@@ -349,6 +349,38 @@ def load_domains(
     return part(tuple(chosen), [data.images[data.labels == data.classes.index(one)] for one in chosen])
 
 
+def attributes_of(data: ImageSet) -> tuple[list[str], np.ndarray]:
+    """What a set knows of its pictures -> names and 0 or 1 for each picture, uint8 (N, K): its attributes, or else its
+    classes, of which each picture has one; K is 0 for a set that knows nothing."""
+    if data.attributes is not None:
+        return list(data.attribute_names), data.attributes
+    if data.labels is not None and len(data.classes) > 1:
+        return list(data.classes), np.eye(len(data.classes), dtype=np.uint8)[data.labels]
+    return [], np.zeros((len(data), 0), np.uint8)
+
+
+def choose_attributes(data: ImageSet, names: Sequence[str]) -> ImageSet:
+    """The set with only these attributes, in this order; [] = all. Of a set with classes they become attributes, and
+    all must stay. Raises DataError for a name that is not there, and for a set without either."""
+    has, table = attributes_of(data)
+    chosen = list(dict.fromkeys(names)) or has
+    if not has or set(chosen) - set(has) or (data.attributes is None and chosen != has):
+        what = ", ".join([*["the classes"] * (data.attributes is None), *has]) if has else "no attributes or classes"
+        raise DataError(f"{data.name} has {what}; asked for: {', '.join(chosen) or 'either'}")
+    data.attributes, data.attribute_names = table[:, [has.index(name) for name in chosen]], chosen
+    return data
+
+
+def those_with(data: ImageSet, settings: dict[int, int]) -> ImageSet:
+    """The pictures of a set whose attribute k is 0 or 1, for each {k: 0 or 1}. Raises DataError if there is none."""
+    rows = np.all([data.attributes[:, k] == value for k, value in settings.items()] or [[True] * len(data)], axis=0)
+    if not rows.any():
+        asked = ", ".join(f"{data.attribute_names[k]}={value:g}" for k, value in settings.items())
+        raise DataError(f"{data.name}, {data.split}: no picture has {asked}")
+    names = data.attribute_names
+    return ImageSet(data.name, data.split, data.images[rows], attributes=data.attributes[rows], attribute_names=names)
+
+
 def read_settings(text: str, names: Sequence[str]) -> dict[str, float]:
     """ "Smiling=+1.5,Male=-1" -> {"Smiling": 1.5, "Male": -1.0}. Raises DataError for a name that is not in `names`."""
     settings = {}

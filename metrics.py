@@ -29,7 +29,7 @@ import time
 import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
 
@@ -940,6 +940,22 @@ def edit_fidelity(edits: dict[str, tuple], classifier: Classifier) -> list[Score
     return scores
 
 
+def domain_fid(domains: dict[str, tuple], net: Net) -> list[Score]:
+    """The mean of the FIDs of several domains, in a list; the note has each. Empty where there is none.
+
+    domains: {name: (real, fake, real2)}, pictures or features as for `fid`; real2: other real ones, for the floor. A
+    domain with fewer than two pictures in any of them is left out.
+    """
+    scores = {name: fid(x, y, net, real2=z) for name, (x, y, z) in domains.items() if min(map(len, (x, y, z))) > 1}
+    if not scores:
+        return []
+    first, *_ = scores.values()
+    value, floor = (float(np.mean([getattr(score, key) for score in scores.values()])) for key in ("value", "floor"))
+    note = "by domain " + ", ".join(f"{name} {score.value:.3g}" for name, score in scores.items())
+    metric = first.metric.replace("FID", "mean domain FID")
+    return [replace(first, metric=metric, value=value, floor=floor, note=note)]
+
+
 def sliced_distance(a: np.ndarray, b: np.ndarray) -> float:
     """Earth mover's distance of two sets of equally many points (N, 2), averaged over their shadows in 64 directions.
 
@@ -1036,6 +1052,16 @@ def average_gradients(*nets: nn.Module) -> None:
         dist.all_reduce(flat)
         for grad, mean in zip(grads, (flat / dist.get_world_size()).split([g.numel() for g in grads]), strict=True):
             grad.copy_(mean.view_as(grad))
+
+
+def gather(x: torch.Tensor, world: int) -> torch.Tensor:
+    """The part (B, ...) of a batch that each process has -> the whole batch, (B world, ...): row i of process r, which
+    had taken its part as [r::world], is row i world + r. Without gradient."""
+    if world == 1:
+        return x.detach()
+    parts = [torch.empty_like(x) for _ in range(world)]
+    dist.all_gather(parts, x.detach().contiguous())
+    return torch.stack(parts, dim=1).flatten(0, 1)
 
 
 def leave_processes() -> None:

@@ -356,3 +356,16 @@ def test_edits_that_happen_and_what_stays(monkeypatch, tmp_path):
 def test_edit_fidelity_needs_attributes(net):
     with pytest.raises(MetricError, match="a classifier of attributes"):
         metrics.edit_fidelity({"a": (TEST.images, TEST.labels[:, None], [True])}, net)
+
+
+def test_domain_fid_is_the_mean_of_the_fids(net):
+    x = metrics.inception_features(TEST.images, net)
+    a, b, c = (x[TEST.labels == k] for k in range(3))
+    few = {"one": (a, c[:1], b), "none": (a, c[:0], b)}
+    (score,) = metrics.domain_fid({"same": (a, a, b), "other": (a, c, b)} | few, net)
+    fids = [metrics.fid(a, y, net, real2=b) for y in (a, c)]
+    assert score.value == pytest.approx(np.mean([f.value for f in fids])) and score.value > 1
+    assert score.floor == pytest.approx(np.mean([f.floor for f in fids]))
+    assert score.metric == "in-domain mean domain FID" and score.dims == 128
+    assert "same 0, other" in score.note and "one" not in score.note
+    assert metrics.domain_fid(few, net) == []

@@ -10,7 +10,7 @@ from PIL import Image
 from test_datasets import number_set, pair, picture
 
 import datasets
-from datasets import DataError, load, load_domains, make_loader
+from datasets import DataError, ImageSet, load, load_domains, make_loader
 
 NAMES = ["Bald", "Smiling", "Male"]
 
@@ -128,6 +128,48 @@ def test_settings():
     ):
         with pytest.raises(DataError, match=sentence):
             datasets.read_settings(text, NAMES)
+
+
+def known(**facts):
+    return ImageSet("set", "test", np.zeros((4, 1, 2, 2), np.uint8), **facts)
+
+
+def test_what_a_set_knows_of_its_pictures():
+    bits = np.array([[0, 1], [1, 0], [1, 1], [0, 0]], np.uint8)
+    names, table = datasets.attributes_of(known(attributes=bits, attribute_names=["X", "Y"]))
+    assert names == ["X", "Y"] and np.array_equal(table, bits)
+    names, table = datasets.attributes_of(known(labels=np.array([2, 0, 1, 2]), classes=["a", "b", "c"]))
+    assert names == ["a", "b", "c"] and table.tolist() == [[0, 0, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    names, table = datasets.attributes_of(known())
+    assert names == [] and table.shape == (4, 0)
+
+
+def test_attributes_are_chosen_by_name_in_the_order_asked_for():
+    bits = np.array([[0, 1], [1, 0], [1, 1], [0, 0]], np.uint8)
+    data = datasets.choose_attributes(known(attributes=bits, attribute_names=["X", "Y"]), ["Y", "X", "Y"])
+    assert data.attribute_names == ["Y", "X"] and np.array_equal(data.attributes, bits[:, ::-1])
+    data = datasets.choose_attributes(known(attributes=bits, attribute_names=["X", "Y"]), [])
+    assert data.attribute_names == ["X", "Y"]
+    classes = dict(labels=np.array([1, 0, 1, 0]), classes=["a", "b"])
+    assert datasets.choose_attributes(known(**classes), []).attributes.tolist() == [[0, 1], [1, 0], [0, 1], [1, 0]]
+    for facts, names, sentence in (
+        (dict(attributes=bits, attribute_names=["X", "Y"]), ["Z"], "set has X, Y; asked for: Z"),
+        (classes, ["a"], "set has the classes, a, b; asked for: a"),
+        ({}, [], "set has no attributes or classes; asked for: either"),
+    ):
+        with pytest.raises(DataError, match=sentence):
+            datasets.choose_attributes(known(**facts), names)
+
+
+def test_pictures_that_are_so():
+    bits = np.array([[0, 1], [1, 0], [1, 1], [0, 0]], np.uint8)
+    data = known(attributes=bits, attribute_names=["X", "Y"])
+    data.images[:] = np.arange(4)[:, None, None, None]
+    some = datasets.those_with(data, {0: 1, 1: 0})
+    assert some.images[:, 0, 0, 0].tolist() == [1] and some.attributes.tolist() == [[1, 0]]
+    assert len(datasets.those_with(data, {0: 1})) == 2 and len(datasets.those_with(data, {})) == 4
+    with pytest.raises(DataError, match="set, test: no picture has X=0, Y=2"):
+        datasets.those_with(data, {0: 0, 1: 2})
 
 
 # --- Attributes ------------------------------------------------------------------------------------------------------

@@ -67,6 +67,10 @@ script.average_gradients(net, frozen)
 for i, p in enumerate(net.parameters()):
     assert torch.allclose(p.grad, torch.full_like(p, (world - 1) / 2 + i)), (i, p.grad)
 assert frozen.weight.grad is None
+if hasattr(script, "gather"):
+    whole = torch.arange(12.0).view(6, 2).requires_grad_(True)
+    assert torch.equal(script.gather(whole[rank::world], world), whole) and torch.equal(script.gather(whole, 1), whole)
+    assert not script.gather(whole, world).requires_grad
 dist.destroy_process_group()
 """
 
