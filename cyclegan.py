@@ -26,7 +26,7 @@ FID BtoA-768 0.099 (floor 0.079).
   python cyclegan.py --sample runs/cyclegan-faces-s0/last.pt             A -> B -> A and B -> A -> B of test pictures
   python cyclegan.py --sample CKPT --input PHOTOS --direction AtoB
   python cyclegan.py --evaluate CKPT --fid-dims 768 --weights-dir weights
-  outlines: python cyclegan.py --dataset edges2faces
+  outlines: python cyclegan.py --dataset edges2faces --no-mask --lambda-idt 0     where all is to be painted
   paper:  python cyclegan.py --dataset horse2zebra --image-size 256 --batch-size 1 --epochs 200 --decay-from 100
             --lr 2e-4 --ngf 64 --ndf 64 --blocks 9 --jitter --flip --no-mask
   course: python cyclegan.py --dataset horse2zebra --image-size 128 --batch-size 1 --epochs 220 --decay-from 100

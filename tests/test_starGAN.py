@@ -396,7 +396,7 @@ def test_the_rate_falls_to_zero(train_here):
 
 def test_it_learns_to_change_what_is_asked(train_here, heads, data_dir, tmp_path):
     """Hair above, a white mouth below: after a few seconds the edits are seen, by their colours."""
-    flags = "--ngf 8 --ndf 8 --n-critic 1 --batch-size 8 --lr 3e-3 --epochs 70 --decay-from 45 --log-every 30".split()
+    flags = "--ngf 8 --ndf 8 --n-critic 1 --batch-size 8 --lr 3e-3 --epochs 70 --decay-from 45 --no-flip".split()
     state = train_here(*flags)
     args = parsed(*flags, "--dataset", heads, "--data-dir", data_dir)
     G = S.build(args, state["channels"], "cpu", state)["G"]
@@ -550,7 +550,7 @@ def test_evaluate_classes(train_here, classes, tmp_path):
 
 
 def test_every_option(train_here):
-    flags = "--max-steps 2 --adv bce --flip --amp --n-critic 1 --beta1 0 --no-mask --exclusive".split()
+    flags = "--max-steps 2 --adv bce --no-flip --amp --n-critic 1 --beta1 0 --no-mask --exclusive".split()
     state = train_here(*flags, "")
     assert state["D"]["cls.weight"].shape == (4, 16, 2, 2) and "net.0.bias" not in state["G"]
     assert train_here("--max-steps", 2, "--n-critic", 1, "--amp", out="b")["losses_G"]["loss_rec"].isfinite()
