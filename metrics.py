@@ -1131,7 +1131,7 @@ def one_sentence(parser: argparse.ArgumentParser, *errors: type[Exception]) -> I
     try:
         yield
         if dist.is_initialized():
-            dist.barrier()  # a process that leaves while others work sometimes aborts: 3 of 32 runs did
+            dist.barrier()  # all leave together: one that leaves while others work may abort
     except (*errors, MetricError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     except KeyboardInterrupt:

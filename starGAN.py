@@ -1,6 +1,7 @@
 """StarGAN: one generator that changes any attribute of a face, and leaves the rest of it alone.
 
-Choi et al., "StarGAN: Unified Generative Adversarial Networks for Multi-Domain ...", CVPR 2018 (arXiv:1711.09020).
+Choi et al., "StarGAN: Unified Generative Adversarial Networks for Multi-Domain Image-to-Image Translation",
+CVPR 2018 (arXiv:1711.09020).
 
   x --G(., c_trg)--> fake --G(., c_org)--> rec               close to x: so G may change no more than it is asked for
                       fake --D--> src  a score: does it look real?          high for x, low for fake
@@ -29,6 +30,7 @@ in-domain mean domain FID-128 6.15 (floor 1.39).
   paper:  python starGAN.py --dataset celeba --attributes Black_Hair,Blond_Hair,Brown_Hair,Male,Young --image-size 128
             --epochs 20 --decay-from 10 --lr 1e-4 --ngf 64 --ndf 64 --blocks 6 --n-critic 5 --no-mask
   course: python starGAN.py --dataset celeba --attributes Black_Hair,Blond_Hair,Brown_Hair,Male,Smiling,Bangs --adv bce
+            --image-size 128 --epochs 20 --decay-from 10 --lr 1e-4 --ngf 64 --ndf 64 --blocks 6 --n-critic 5 --no-mask
           python starGAN.py --sample CKPT --where "Male=1,Smiling=0" --translate "Male=0; Male=0,Black_Hair=1,Smiling=1"
 """
 
@@ -208,9 +210,7 @@ def parse(text, names, rivals):
     settings = {names.index(name): value for name, value in datasets.read_settings(text, names).items()}
     for k, value in settings.items():
         if value not in (0, 1) or (rivals[k] and sum(settings.get(j, 0) for j in [k, *rivals[k]]) != 1):
-            raise datasets.DataError(
-                f"{text}: an attribute is 1 or 0; of those that exclude each other exactly one is 1"
-            )
+            raise datasets.DataError(f"{text}: an attribute is 1 or 0, and of an --exclusive group exactly one is 1")
     return settings
 
 
@@ -418,9 +418,7 @@ def main(argv=None):
         args, checkpoint = metrics.parse_args(parser, argv, SCRIPT, free)
         halvings(args.image_size)  # complains now, not after the data
         if min(args.lr, args.ngf, args.ndf, args.n_critic, args.fid_images) <= 0 or args.blocks < 0:
-            raise datasets.DataError(
-                "--lr, --ngf, --ndf, --n-critic, --fid-images must be positive, --blocks 0 or more"
-            )
+            raise datasets.DataError("--lr, --ngf, --ndf, --n-critic, --fid-images: above 0; --blocks: 0 or above")
         if (args.input or args.translate or args.where) and not args.sample:
             raise datasets.DataError("--input, --translate, --where go with --sample CKPT")
         (sample if args.sample else evaluate if args.evaluate else train)(args, checkpoint)
