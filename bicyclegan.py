@@ -175,7 +175,7 @@ class Discriminator(nn.Module):
         if kind == "vanilla":  # as DCGAN: halve down to 4 x 4, then one score for the whole picture
             nets = [self.convnet(in_channels, ndf, int(math.log2(image_size)) - 2, patch=False)]
         else:  # patches of 34 x 34 pixels below 256 px (official "128"), 70 x 70 from there on ("256")
-            nets = [self.convnet(in_channels, n, 2 if image_size < 256 else 3, patch=True) for n in (ndf, ndf // 2)]
+            nets = [self.convnet(in_channels, n, 2 if image_size < 256 else 3, patch=True) for n in (ndf, -(-ndf // 2))]
         self.nets = nn.ModuleList(nets)
 
     @staticmethod
@@ -421,8 +421,7 @@ def main(argv=None):
         args, checkpoint = metrics.parse_args(parser, argv, SCRIPT, ("decay_from", "input", "style_from", "fid_dims"))
         if args.image_size not in (32, 64, 128, 256):
             raise datasets.DataError(f"--image-size {args.image_size}: G halves it down to 1; use 32, 64, 128 or 256")
-        if min(args.lr, args.nz, args.ngf, args.ndf // 2, args.nef) <= 0:
-            raise datasets.DataError("--lr, --nz, --ngf, --nef must be positive, --ndf 2 or more")
+        metrics.check_ranges(args, "lr nz ngf ndf nef")
         (sample if args.sample else evaluate if args.evaluate else train)(args, checkpoint)
 
 

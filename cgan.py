@@ -312,8 +312,7 @@ def main(argv=None):
     with metrics.one_sentence(parser, datasets.DataError):
         args, checkpoint = metrics.parse_args(parser, argv, SCRIPT, ("classes", "fid_dims", "fid_images"))
         widths(args.ngf, args.image_size)  # complains now, not after the data
-        if min(args.lr, args.nz, args.ngf, args.ndf, args.fid_images) <= 0:
-            raise datasets.DataError("--lr, --nz, --ngf, --ndf, --fid-images must be positive")
+        metrics.check_ranges(args, "lr nz ngf ndf fid_images")
         (sample if args.sample else evaluate if args.evaluate else train)(args, checkpoint)
 
 

@@ -416,8 +416,7 @@ def main(argv=None):
         args, checkpoint = metrics.parse_args(parser, argv, SCRIPT, free)
         if args.image_size < 32 or args.image_size % 16:
             raise datasets.DataError(f"--image-size {args.image_size}: use a multiple of 16, 32 or more")
-        if min(args.lr, args.ngf, args.ndf) <= 0 or min(args.blocks, args.pool_size, args.decay_from) < 0:
-            raise datasets.DataError("--lr, --ngf, --ndf: above 0; --blocks, --pool-size, --decay-from: 0 or above")
+        metrics.check_ranges(args, "lr ngf ndf", "blocks pool_size decay_from")
         (sample if args.sample else evaluate if args.evaluate else train)(args, checkpoint)
 
 

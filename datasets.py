@@ -44,7 +44,7 @@ import uuid
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -381,6 +381,26 @@ def those_with(data: ImageSet, settings: dict[int, int]) -> ImageSet:
     return ImageSet(data.name, data.split, data.images[rows], attributes=data.attributes[rows], attribute_names=names)
 
 
+def change(c: torch.Tensor, settings: dict[int, int | None], rivals: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Attributes c (N, K) -> what they are with settings {number: 0, 1, or None: the other way round}, (N, K).
+
+    rivals: for each attribute those that cannot be true together with it. What is set to 1 takes its rivals' place;
+    what has rivals is set by None, never taken away: no face is left without hair.
+    """
+    c = c.clone()
+    for k, value in settings.items():
+        c[:, rivals[k] if value in (1, None) else []] = 0
+        c[:, k] = value if value is not None else 1 if rivals[k] else 1 - c[:, k]
+    return c
+
+
+def rivals_of(data: ImageSet) -> list[list[int]]:
+    """For each attribute those that a set's pictures have together with it at most a tenth as often as by chance."""
+    has = data.attributes.astype(float)
+    count = has.sum(axis=0)
+    return [list(np.flatnonzero(row)) for row in has.T @ has < 0.1 * np.outer(count, count) / len(has)]
+
+
 def read_settings(text: str, names: Sequence[str]) -> dict[str, float]:
     """ "Smiling=+1.5,Male=-1" -> {"Smiling": 1.5, "Male": -1.0}. Raises DataError for a name that is not in `names`."""
     settings = {}
@@ -621,6 +641,21 @@ def generate(net: torch.nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
     images = torch.cat([net(*parts) for parts in zip(*(x.split(100) for x in inputs), strict=True)])
     net.train()
     return images
+
+
+@torch.no_grad()
+def encode(E: torch.nn.Module, batches: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    """Batches of images (B, C, H, W) -> mu, logvar of all, (N, nz) each. Without noise: the same at every call."""
+    E.eval()
+    codes = [E(x) for x in batches]
+    E.train()
+    return [torch.cat(parts) for parts in zip(*codes, strict=True)]
+
+
+def batches_of(data: ImageSet, device: str | torch.device) -> Iterator[torch.Tensor]:
+    """A whole set in its order, in [-1, 1], 500 images at a time, the last batch shorter."""
+    for batch in make_loader(data, 500, shuffle=False, drop_last=False):
+        yield to_float(batch["image"], device)
 
 
 @torch.no_grad()

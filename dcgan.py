@@ -329,8 +329,9 @@ def main(argv=None):
     with metrics.one_sentence(parser, datasets.DataError):
         args, checkpoint = metrics.parse_args(parser, argv, SCRIPT, ("fid_dims", "fid_images"))
         widths(args.ngf, args.image_size)  # complains now, not after the data
-        if min(args.lr, args.nz, args.ngf, args.ndf, args.fid_images) <= 0 or not 0 <= args.ema < 1:
-            raise datasets.DataError("--lr, --nz, --ngf, --ndf, --fid-images must be positive, --ema in [0, 1)")
+        metrics.check_ranges(args, "lr nz ngf ndf fid_images", "ema")
+        if args.ema >= 1:
+            raise datasets.DataError(f"--ema {args.ema} must be below 1")
         (sample if args.sample else evaluate if args.evaluate else train)(args, checkpoint)
 
 

@@ -916,20 +916,25 @@ def label_fidelity(fake, labels, test, classifier: Classifier) -> list[Score]:
 
 def edit_fidelity(edits: dict[str, tuple], classifier: Classifier) -> list[Score]:
     """Do edits of attributes happen, and does the rest stay? -> the share of edits that the classifier sees, and of the
-    other attributes that it sees as they were; means over the edits, the note has each.
+    other attributes that it sees as they were; means over the edits, the note has each. Of a set with classes: the
+    share that it takes for the class asked for.
 
     edits: {title: (pictures uint8 (n, C, H, W), wanted (n, K), changed (K,) or (n, K))}: wanted is what the K
-    attributes should be after the edit, 0 or 1; changed (bool) those asked for, all of which must come out right. What
-    to compare with, the classifier's accuracy on real pictures, stands in its name. MetricError.
+    attributes, or classes one-hot, should be after the edit, 0 or 1; changed (bool) those asked for, all of which must
+    come out right. An edit without pictures is left out. What to compare with, the classifier's accuracy on real
+    pictures, stands in its name. MetricError where `wanted` does not suit the classifier.
     """
-    if not classifier.multi_label or not edits:
-        raise MetricError("edit fidelity needs edits, and a classifier of attributes, not of classes.")
-    done, kept, n = {}, {}, 0
+    done, kept, n, width = {}, {}, 0, len(classifier.classes)
     for title, (pictures, wanted, changed) in edits.items():
-        right = classifier.predict(pictures) == np.asarray(wanted)  # (n, K)
+        if np.asarray(wanted).shape != (len(pictures), width):
+            raise MetricError(f"edit fidelity needs the {width} attributes or classes of each picture, one-hot.")
+        if len(pictures) == 0:
+            continue
+        seen = classifier.predict(pictures)
+        right = (seen if classifier.multi_label else np.eye(width)[seen]) == np.asarray(wanted)  # (n, K)
         changed = np.broadcast_to(np.asarray(changed, dtype=bool), right.shape)
         done[title] = float((right | ~changed).all(axis=1).mean())
-        if not changed.all():
+        if classifier.multi_label and not changed.all():
             kept[title] = float(right[~changed].mean())
         n += len(right)
     scores, facts = [], {"n_fake": n, "net": classifier.name, "weights": classifier.weights}
@@ -1177,6 +1182,15 @@ FREE_FLAGS = (
     "data_dir epochs max_steps device amp compile workers out log_every sample_every save_every eval_every "
     "resume sample evaluate num_samples weights_dir"
 ).split()
+
+
+def check_ranges(args: argparse.Namespace, positive: str, not_negative: str = "") -> None:
+    """Names of flags, separated by spaces. MetricError unless those are above 0, and these 0 or above."""
+    wrong = [(name, "above 0") for name in positive.split() if not getattr(args, name) > 0]
+    wrong += [(name, "0 or above") for name in not_negative.split() if not getattr(args, name) >= 0]
+    if wrong:
+        told = "; ".join(f"--{name.replace('_', '-')} {getattr(args, name)} must be {what}" for name, what in wrong)
+        raise MetricError(told)
 
 
 def due(step: int, every: int, last_step: int) -> bool:

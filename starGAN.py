@@ -195,16 +195,6 @@ def exclusive(args, names, one_hot):
     return [[k for k, b in enumerate(names) if a != b and any({a, b} <= set(g) for g in groups)] for a in names]
 
 
-def change(c, settings, rivals):
-    """c (N, K) with settings {number: 0, 1, or None: the other way round}. What is set to 1 takes its rivals' place;
-    what has rivals is set by None, never taken away: no face is left without hair."""
-    c = c.clone()
-    for k, value in settings.items():
-        c[:, rivals[k] if value in (1, None) else []] = 0
-        c[:, k] = value if value is not None else 1 if rivals[k] else 1 - c[:, k]
-    return c
-
-
 def parse(text, names, rivals):
     """ "Black_Hair=1,Smiling=0" -> {number: 0 or 1}. DataError where no face can be so."""
     settings = {names.index(name): value for name, value in datasets.read_settings(text, names).items()}
@@ -262,7 +252,9 @@ def sample(args, checkpoint):
         where = parse(args.where, names, [[]] * len(names)) if args.where else {}
         batch = datasets.fixed_batch(datasets.those_with(test, where), args.num_samples, device)
         x, c = batch["image"], batch["attributes"].float().to(device)
-    columns = {title: datasets.generate(G, x, change(c, settings, rivals)) for title, settings in edits.items()}
+    columns = {
+        title: datasets.generate(G, x, datasets.change(c, settings, rivals)) for title, settings in edits.items()
+    }
     datasets.save_rows({"input": x} | columns, out / "samples.png", rows=args.num_samples)
     datasets.save_each(columns, files, out)
     print(f"{out}: samples.png" + (f", {len(files)} x {len(columns)} pictures" if files else ""))
@@ -270,25 +262,20 @@ def sample(args, checkpoint):
 
 def measure(nets, train, test, args, device, judges):
     """Every attribute of the test images changed: does it, does the rest stay, is it real? -> list of metrics.Score."""
-    names, one_hot, G, edits, domains = test.attribute_names, test.labels is not None, nets["G"], {}, {}
-    rivals, batch = exclusive(args, names, one_hot), datasets.fixed_batch(test, args.fid_images, device)
+    names, G, edits, domains = test.attribute_names, nets["G"], {}, {}
+    rivals, batch = exclusive(args, names, test.labels is not None), datasets.fixed_batch(test, args.fid_images, device)
     x, c = batch["image"], batch["attributes"].float()
     train = datasets.fixed_batch(train, args.fid_images, "cpu")  # for the floor
     real, real2 = (metrics.inception_features(datasets.to_uint8(b["image"]), judges[0]) for b in (batch, train))
     for k, name in enumerate(names):
-        wanted = change(c, {k: None}, rivals)
+        wanted = datasets.change(c, {k: None}, rivals)
         rows = (wanted != c).any(dim=1)  # without those that have the asked hair colour already
         if rows.any():
             fake = datasets.to_uint8(datasets.generate(G, x[rows], wanted[rows].to(device))).cpu()
             edits[name] = (fake, wanted[rows], (wanted != c)[rows])
             has = [(labels[:, k] == 1).numpy() for labels in (c, wanted[rows], train["attributes"])]
             domains[name] = (real[has[0]], fake[has[1]], real2[has[2]])  # those given it beside those that have it
-    if one_hot:
-        fake, wanted, _ = (torch.cat(parts) for parts in zip(*edits.values(), strict=True))
-        scores = metrics.label_fidelity(fake, wanted.argmax(dim=1), test, judges[-1])
-    else:
-        scores = metrics.edit_fidelity(edits, judges[-1])
-    scores += metrics.domain_fid(domains, judges[0])
+    scores = metrics.edit_fidelity(edits, judges[-1]) + metrics.domain_fid(domains, judges[0])
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(args.seed))
     fake = datasets.to_float(datasets.to_uint8(datasets.generate(G, x, c[order].to(device))), device)
     rec = datasets.generate(G, fake, c.to(device))  # of 8-bit fakes, as a file has them: what G hides there is gone
@@ -400,7 +387,7 @@ def train(args, checkpoint):
             row = log.write(step, epoch)
             bar.set_postfix({name: f"{row[name]:.3f}" for name in ("loss_D", "loss_cls_D", "edited")})
         if metrics.due(step, args.sample_every, last_step):
-            changed = {name: change(rows_c, {k: None}, rivals) for k, name in enumerate(names)}
+            changed = {name: datasets.change(rows_c, {k: None}, rivals) for k, name in enumerate(names)}
             columns = {name: datasets.generate(G, rows_x, c) for name, c in changed.items()}
             datasets.save_rows({"input": rows_x} | columns, out / f"samples/{step:07d}.png", rows=args.num_samples)
             log.plot()
@@ -417,8 +404,7 @@ def main(argv=None):
         free = ("exclusive", "decay_from", "input", "translate", "where", "fid_dims", "fid_images")
         args, checkpoint = metrics.parse_args(parser, argv, SCRIPT, free)
         halvings(args.image_size)  # complains now, not after the data
-        if min(args.lr, args.ngf, args.ndf, args.n_critic, args.fid_images) <= 0 or args.blocks < 0:
-            raise datasets.DataError("--lr, --ngf, --ndf, --n-critic, --fid-images: above 0; --blocks: 0 or above")
+        metrics.check_ranges(args, "lr ngf ndf n_critic fid_images", "blocks")
         if (args.input or args.translate or args.where) and not args.sample:
             raise datasets.DataError("--input, --translate, --where go with --sample CKPT")
         (sample if args.sample else evaluate if args.evaluate else train)(args, checkpoint)

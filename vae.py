@@ -230,33 +230,18 @@ def mean_image(logits, likelihood):
     return mean * 2 - 1
 
 
-@torch.no_grad()
-def encode(E, batches):
-    """Batches of images (B, C, S, S) -> mu, logvar of all, (N, nz) each. Without noise: the same at every call."""
-    E.eval()
-    codes = [E(x) for x in batches]
-    E.train()
-    return [torch.cat(parts) for parts in zip(*codes, strict=True)]
-
-
-def batches_of(data, device):
-    """A whole set in its order, in [-1, 1], 500 images at a time, the last batch shorter."""
-    for batch in datasets.make_loader(data, 500, shuffle=False, drop_last=False):
-        yield datasets.to_float(batch["image"], device)
-
-
 def draw_codes(args, E, train, n, device):
     """n codes from --prior, (n, nz)."""
     noise = torch.Generator().manual_seed(args.seed)
     if args.prior == "normal":
         return datasets.draw_noise((n, args.nz), noise, device)
-    mu, _ = encode(E, batches_of(train, device))
+    mu, _ = datasets.encode(E, datasets.batches_of(train, device))
     return sample_gmm(fit_gmm(mu, args.components), n, noise).to(device)
 
 
 def reconstruct(E, G, x, likelihood):
     """Images (N, C, S, S) -> E[x | z = mu(x)], the same at every call, and mu (N, nz)."""
-    mu, _ = encode(E, x.split(500))
+    mu, _ = datasets.encode(E, x.split(500))
     return mean_image(datasets.generate(G, mu), likelihood), mu
 
 
@@ -293,8 +278,8 @@ def measure(nets, train, test, args, device, judges):
     for score in [score for score in scores if score.n_fake]:
         score.note = f"z from the {args.prior} prior" + (f"; {score.note}" if score.note else "")
     means, parts, noise = [], [], torch.Generator().manual_seed(args.seed)
-    for x in batches_of(test, device):
-        mu, logvar = encode(E, [x])
+    for x in datasets.batches_of(test, device):
+        mu, logvar = datasets.encode(E, [x])
         z = mu + torch.exp(0.5 * logvar) * datasets.draw_noise(mu.shape, noise, device)
         rec = rec_loss(datasets.generate(G, z), x, args.likelihood, args.sigma).item()
         mse = metrics.mse(mean_image(datasets.generate(G, mu), args.likelihood).cpu(), x.cpu())
@@ -414,10 +399,7 @@ def main(argv=None):
         args, checkpoint = metrics.parse_args(parser, argv, SCRIPT, free)
         if args.arch == "conv":
             widths(args.ngf, args.image_size)  # complains now, not after the data
-        sizes = args.nz, args.ngf, args.nef, args.components, args.fid_images
-        if min(args.lr, args.sigma, *sizes) <= 0 or args.beta < 0:
-            names = "--lr, --sigma, --nz, --ngf, --nef, --components, --fid-images"
-            raise datasets.DataError(f"{names} must be positive, --beta not negative")
+        metrics.check_ranges(args, "lr sigma nz ngf nef components fid_images", "beta")
         (sample if args.sample else evaluate if args.evaluate else train)(args, checkpoint)
 
 

@@ -409,11 +409,7 @@ def main(argv=None):
         if not points:
             widths(args.ngf, args.image_size)  # complains now, not after the data
         resolve(args)
-        if min(args.lr, args.nz, args.ngf, args.ndf, args.fid_images, args.n_critic, args.clip) <= 0:
-            names = "--lr, --nz, --ngf, --ndf, --fid-images, --n-critic, --clip"
-            raise datasets.DataError(f"{names} must be positive")
-        if args.lambda_gp < 0:
-            raise datasets.DataError("--lambda-gp must not be negative")
+        metrics.check_ranges(args, "lr nz ngf ndf fid_images n_critic clip", "lambda_gp")
         (sample if args.sample else evaluate if args.evaluate else train)(args, checkpoint)
 
 

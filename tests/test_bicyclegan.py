@@ -11,17 +11,13 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, count, differences, log_of, same
 from PIL import Image
 
 import bicyclegan as B
 
 SMALL = "--image-size 32 --batch-size 4 --ngf 4 --ndf 4 --nef 4 --device cpu --save-every 0 --sample-every 0".split()
 NETS = ("G", "E", "D_VAE", "D_LR")
-
-
-def count(net):
-    return sum(p.numel() for p in net.parameters())
 
 
 def generator(size=32, nz=8, **options):
@@ -151,108 +147,6 @@ def test_kl_is_that_of_torch_and_does_not_grow_with_the_batch():
 # ------------------------------------------------------------------------------------------------ one step of training
 
 
-def train_here(data_dir, out, *flags):
-    B.main([*SMALL, "--data-dir", str(data_dir), "--out", str(out), *map(str, flags)])
-    return torch.load(out / "last.pt", weights_only=True)
-
-
-@pytest.fixture
-def gradients(monkeypatch, data_dir, tmp_path):
-    """gradients(*flags) -> the networks' gradients (lists, of None where there is none) after each of two backwards."""
-
-    def gradients(*flags):
-        seen, alive = [], {}
-
-        def spy(*nets):
-            alive.update(zip(("G", "E") if len(seen) == 0 else ("D_VAE", "D_LR"), nets, strict=True))
-            grads = {
-                n: [None if p.grad is None else p.grad.clone() for p in net.parameters()] for n, net in alive.items()
-            }
-            seen.append(grads)
-
-        monkeypatch.setattr(B.metrics, "average_gradients", spy)
-        train_here(data_dir, tmp_path / f"run{len(list(tmp_path.iterdir()))}", "--max-steps", 1, *flags)
-        return seen
-
-    return gradients
-
-
-def same(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-
-
-def test_the_latent_loss_reaches_g_and_not_e(gradients):
-    (without, _), (with_it, _) = gradients("--lambda-latent", 0), gradients("--lambda-latent", 0.5)
-    assert same(without["E"], with_it["E"])
-    assert not same(without["G"], with_it["G"])
-
-
-def test_the_kl_reaches_e_and_not_g(gradients):
-    (without, _), (with_it, _) = gradients("--lambda-kl", 0), gradients("--lambda-kl", 1)
-    assert not same(without["E"], with_it["E"])
-    assert same(without["G"], with_it["G"])
-
-
-def test_each_step_leaves_the_other_players_alone(gradients, monkeypatch):
-    made = {}
-    build = B.build
-    monkeypatch.setattr(B, "build", lambda *a: made.setdefault("nets", build(*a)))
-    after_g, after_d = gradients()
-    assert same(after_g["G"], after_d["G"]) and same(after_g["E"], after_d["E"])  # no D loss in G's or E's gradient
-    assert all(g is not None and g.abs().sum() > 0 for g in after_d["D_VAE"][-2:] + after_d["D_LR"][-2:])
-    # D's gradient is that of its own loss: the G step, done before with D frozen, has left nothing there.
-    assert all(p.requires_grad for net in made["nets"].values() for p in net.parameters())
-
-
-def test_the_generator_step_leaves_no_gradient_in_d(monkeypatch, data_dir, tmp_path):
-    made, build = {}, B.build
-    monkeypatch.setattr(B, "build", lambda *a: made.setdefault("nets", build(*a)))
-
-    def spy(*nets):
-        if len(nets) == 2 and nets[0] is made["nets"]["G"]:
-            assert all(p.grad is None for name in ("D_VAE", "D_LR") for p in made["nets"][name].parameters())
-            made["asked"] = True
-
-    monkeypatch.setattr(B.metrics, "average_gradients", spy)
-    train_here(data_dir, tmp_path / "run", "--max-steps", 1)
-    assert made["asked"]
-
-
-def test_it_learns_what_the_drawing_does_not_say(data_dir, pairs, tmp_path):
-    """Every drawing is the same red square, every picture a plain colour: only the code can tell them apart."""
-    flags = "--ngf 8 --nef 8 --epochs 70 --decay-from 0 --lr 3e-3 --lambda-l1 100 --log-every 10".split()
-    flags += ["--dataset", str(pairs), "--data-dir", str(data_dir)]
-    state = train_here(data_dir, tmp_path / "run", *flags)
-    args = B.build_parser().parse_args([*SMALL, *flags])
-    nets = B.build(args, state["channels"], "cpu", state)
-    batch = B.datasets.fixed_batch(B.load_pairs(args, "train", (0, 0)), 12, "cpu")
-    with torch.no_grad():
-        mu, _ = nets["E"](batch["target"])
-        own, foreign = (nets["G"](batch["image"], code) - batch["target"] for code in (mu, mu.roll(1, 0)))
-    assert own.abs().mean() < 0.6 * foreign.abs().mean()
-    rows = list(csv.DictReader(open(tmp_path / "run" / "log.csv")))
-    assert all(math.isfinite(float(value)) for row in rows for value in row.values())
-    assert float(rows[-1]["loss_l1"]) < 0.7 * float(rows[0]["loss_l1"]) and float(rows[-1]["diversity"]) > 0.1
-
-
-# -------------------------------------------------------------------------------------- resume, kill, several processes
-
-
-def differences(a, b, path=""):
-    """Where two checkpoints differ, ignoring flags and clocks."""
-    if isinstance(a, dict):
-        assert a.keys() == b.keys()
-        return [d for k in a if k not in ("args", "seconds") for d in differences(a[k], b[k], f"{path}/{k}")]
-    if isinstance(a, (list, tuple)):
-        return [d for i, (x, y) in enumerate(zip(a, b, strict=True)) for d in differences(x, y, f"{path}/{i}")]
-    return [] if (torch.equal(a, b) if torch.is_tensor(a) else a == b) else [path]
-
-
-def log_of(folder):
-    rows = list(csv.DictReader(open(folder / "log.csv")))
-    return [{k: v for k, v in row.items() if k != "images_per_s"} for row in rows]
-
-
 @pytest.fixture(scope="session")
 def pairs(tmp_path_factory):
     """A folder of 12 pairs, 64 x 32, in the layout of pix2pix; A red on the left, B of any colour."""
@@ -268,32 +162,73 @@ def pairs(tmp_path_factory):
     return folder
 
 
-def test_2n_epochs_equal_n_and_n_resumed_to_the_bit(data_dir, pairs, tmp_path):
-    flags = ["--dataset", pairs, "--flip", "--log-every", 2]
-    whole = train_here(data_dir, tmp_path / "whole", *flags, "--epochs", 2)
-    train_here(data_dir, tmp_path / "half", *flags, "--epochs", 1)
-    half = tmp_path / "half" / "last.pt"
-    resumed = train_here(data_dir, tmp_path / "half", "--resume", half, "--epochs", 2)
-    assert whole["step"] == resumed["step"] == 6
-    assert differences(whole, resumed) == []
-    rows = [row for row in log_of(tmp_path / "half") if row["step"] != "3"]  # the shorter run logged its last step too
-    assert rows == log_of(tmp_path / "whole")
+@pytest.fixture
+def flags(pairs, data_dir):
+    return [*SMALL, "--dataset", pairs, "--data-dir", data_dir]
 
 
-def test_a_run_continues_in_the_middle_of_an_epoch_and_of_a_decay(data_dir, pairs, tmp_path):
-    flags = ["--dataset", pairs, "--epochs", 3, "--decay-from", 1]
-    whole = train_here(data_dir, tmp_path / "whole", *flags)
-    train_here(data_dir, tmp_path / "cut", *flags, "--max-steps", 4)
-    resumed = train_here(data_dir, tmp_path / "cut", *flags, "--resume", "auto", "--max-steps", 0)
-    assert differences(whole, resumed) == []
+@pytest.fixture
+def gradients(watched):
+    """gradients(*flags) -> the networks' gradients (lists, of None where there is none) after each of two backwards."""
+    return lambda *more: [grads for _, grads in watched("--max-steps", 1, *more)["after"]]
 
 
-def test_kill_9_at_any_moment_loses_nothing_but_time(data_dir, pairs, tmp_path):
-    flags = [*SMALL, "--dataset", pairs, "--data-dir", data_dir, "--epochs", 12, "--log-every", 3]
-    whole = train_here(data_dir, tmp_path / "whole", *flags)
+def test_the_latent_loss_reaches_g_and_not_e(gradients):
+    (without, _), (with_it, _) = gradients("--lambda-latent", 0), gradients("--lambda-latent", 0.5)
+    assert same(without["E"], with_it["E"])
+    assert not same(without["G"], with_it["G"])
+
+
+def test_the_kl_reaches_e_and_not_g(gradients):
+    (without, _), (with_it, _) = gradients("--lambda-kl", 0), gradients("--lambda-kl", 1)
+    assert not same(without["E"], with_it["E"])
+    assert same(without["G"], with_it["G"])
+
+
+def test_each_step_leaves_the_other_players_alone(watched):
+    seen = watched("--max-steps", 1)
+    G, E, D_VAE, D_LR = (seen["nets"][name] for name in NETS)
+    (first, after_g), (second, after_d) = seen["after"]
+    assert first == (G, E) and second == (D_VAE, D_LR)
+    assert all(g is None for g in after_g["D_VAE"] + after_g["D_LR"])  # frozen while G and E learn
+    assert same(after_g["G"], after_d["G"]) and same(after_g["E"], after_d["E"])  # no D loss in G's or E's gradient
+    assert all(g is not None and g.abs().sum() > 0 for g in after_d["D_VAE"][-2:] + after_d["D_LR"][-2:])
+    assert all(p.requires_grad for net in seen["nets"].values() for p in net.parameters())
+
+
+def test_it_learns_what_the_drawing_does_not_say(train_here, flags, tmp_path):
+    """Every drawing is the same red square, every picture a plain colour: only the code can tell them apart."""
+    more = "--ngf 8 --nef 16 --epochs 40 --decay-from 15 --lr 3e-3 --lambda-l1 100 --log-every 10".split()
+    state = train_here(tmp_path / "run", *more)
+    args = B.build_parser().parse_args([*map(str, flags), *more])
+    nets = B.build(args, state["channels"], "cpu", state)
+    batch = B.datasets.fixed_batch(B.load_pairs(args, "train", (0, 0)), 12, "cpu")
+    with torch.no_grad():
+        mu, _ = nets["E"](batch["target"])
+        own, foreign = (nets["G"](batch["image"], code) - batch["target"] for code in (mu, mu.roll(1, 0)))
+    assert own.abs().mean() < 0.6 * foreign.abs().mean()
+    rows = list(csv.DictReader(open(tmp_path / "run" / "log.csv")))
+    assert all(math.isfinite(float(value)) for row in rows for value in row.values())
+    assert float(rows[-1]["loss_l1"]) < 0.7 * float(rows[0]["loss_l1"]) and float(rows[-1]["diversity"]) > 0.1
+
+
+# -------------------------------------------------------------------------------------- resume, kill, several processes
+
+
+def test_2n_epochs_equal_n_and_n_resumed_to_the_bit(in_two_parts):
+    assert in_two_parts(("--epochs", 1), "--flip", "--log-every", 2, "--epochs", 2)["step"] == 6
+
+
+def test_a_run_continues_in_the_middle_of_an_epoch_and_of_a_decay(in_two_parts):
+    in_two_parts(("--max-steps", 4), "--epochs", 3, "--decay-from", 1)
+
+
+def test_kill_9_at_any_moment_loses_nothing_but_time(train_here, flags, tmp_path):
+    more = ["--epochs", 12, "--log-every", 3]
+    whole = train_here(tmp_path / "whole", *more)
     out = tmp_path / "killed"
-    command = [sys.executable, str(ROOT / "bicyclegan.py"), *map(str, flags), "--out", str(out), "--save-every", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
+    command = [sys.executable, ROOT / "bicyclegan.py", *flags, *more, "--out", out, "--save-every", 1]
+    process = subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
     deadline = time.time() + 60
     while not (out / "last.pt").exists() and time.time() < deadline:
         time.sleep(0.02)
@@ -302,25 +237,20 @@ def test_kill_9_at_any_moment_loses_nothing_but_time(data_dir, pairs, tmp_path):
     process.wait()
     cut = torch.load(out / "last.pt", weights_only=True)["step"]
     assert 0 < cut < whole["step"], "killed too late to show anything"
-    resumed = train_here(data_dir, out, *flags, "--resume", "auto")
+    resumed = train_here(out, *more, "--resume", "auto")
     assert differences(whole, resumed) == []
     assert log_of(out) == log_of(tmp_path / "whole")
 
 
-def test_the_same_command_gives_the_same_bits_and_another_seed_does_not(data_dir, pairs, tmp_path):
-    a, b = (train_here(data_dir, tmp_path / n, "--dataset", pairs, "--max-steps", 2) for n in "ab")
-    c = train_here(data_dir, tmp_path / "c", "--dataset", pairs, "--max-steps", 2, "--seed", 1)
-    d = train_here(data_dir, tmp_path / "d", "--dataset", pairs, "--max-steps", 2, "--workers", 1)
-    assert differences(a, b) == [] and differences(a, d) == []
-    assert differences(a, c) != []
+def test_the_same_command_gives_the_same_bits_and_another_seed_does_not(reproducible):
+    reproducible("--max-steps", 2)
 
 
-def test_two_processes_equal_one_with_twice_the_batch(run, data_dir, pairs, tmp_path):
-    flags = [*SMALL, "--dataset", pairs, "--data-dir", data_dir, "--flip", "--max-steps", 3, "--log-every", 1]
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    run("bicyclegan.py", *flags, "--batch-size", 2, "--out", tmp_path / "two", launcher=torchrun)
-    run("bicyclegan.py", *flags, "--batch-size", 4, "--out", tmp_path / "one")
-    one, two = (torch.load(tmp_path / n / "last.pt", weights_only=True) for n in ("one", "two"))
+def test_two_processes_equal_one_with_twice_the_batch(torchrun, train_here, flags, tmp_path):
+    more = ["--flip", "--max-steps", 3, "--log-every", 1]
+    torchrun(tmp_path / "two", *flags, *more, "--batch-size", 2)
+    one = train_here(tmp_path / "one", *more, "--batch-size", 4)
+    two = torch.load(tmp_path / "two" / "last.pt", weights_only=True)
     images, z = torch.rand(4, 3, 32, 32) * 2 - 1, torch.randn(4, 8)
     results = []
     for state in (one, two):
@@ -340,34 +270,30 @@ def test_two_processes_equal_one_with_twice_the_batch(run, data_dir, pairs, tmp_
 
 @pytest.fixture(scope="session")
 def trained(data_dir, tmp_path_factory):
+    """Of the default set, whose drawings are grey."""
     out = tmp_path_factory.mktemp("runs") / "run"
-    train_here(data_dir, out, "--max-steps", 2)
+    flags = [*SMALL, "--dataset", "edges2faces", "--data-dir", data_dir, "--max-steps", 2, "--out", out]
+    B.main([*map(str, flags)])
     return out / "last.pt"
 
 
-def test_smoke_train_sample_resume(run, data_dir, tmp_path):
-    flags = [*SMALL, "--data-dir", data_dir]
-    run("bicyclegan.py", *flags, "--max-steps", 1, "--out", tmp_path / "run")
-    made = {p.relative_to(tmp_path / "run").as_posix() for p in (tmp_path / "run").rglob("*") if p.is_file()}
-    assert made == {"args.json", "log.csv", "curves.png", "last.pt", "samples/0000001.png"}
-    run("bicyclegan.py", "--sample", tmp_path / "run" / "last.pt")
+def test_smoke_train_sample_resume(smoke, tmp_path):
+    smoke("--dataset", "edges2faces")
     picture = Image.open(tmp_path / "run" / "samples" / "samples.png")
     assert picture.width > 12 * 32 and np.asarray(picture).std() > 10
-    run("bicyclegan.py", "--resume", tmp_path / "run" / "last.pt", "--max-steps", 2)
-    assert [row["step"] for row in log_of(tmp_path / "run")] == ["1", "2"]
 
 
-def test_one_pair_a_step_and_every_option(data_dir, pairs, tmp_path):
-    train_here(data_dir, tmp_path / "a", "--batch-size", 1, "--max-steps", 1)
+def test_one_pair_a_step_and_every_option(train_here, tmp_path):
+    train_here(tmp_path / "a", "--batch-size", 1, "--max-steps", 1)
     options = "--net-g vanilla --net-d vanilla --no-conditional-d --gan-loss bce --no-head --flip --amp".split()
     rates = "--lr-e 5e-6 --lr-g 8e-4 --lr-d-vae 4e-7 --lr-d-lr 3e-7 --direction BtoA --input-channels 1".split()
-    state = train_here(data_dir, tmp_path / "b", "--dataset", pairs, "--max-steps", 1, *options, *rates)
+    state = train_here(tmp_path / "b", "--max-steps", 1, *options, *rates)
     assert state["channels"] == (1, 3)
     assert [state[f"opt_{n}"]["param_groups"][0]["lr"] for n in NETS] == [8e-4, 5e-6, 4e-7, 3e-7]
 
 
-def test_direction_decides_what_is_painted(data_dir, pairs):
-    args = B.build_parser().parse_args([*SMALL, "--dataset", str(pairs), "--data-dir", str(data_dir)])
+def test_direction_decides_what_is_painted(flags):
+    args = B.build_parser().parse_args([*map(str, flags)])
     forward = B.load_pairs(args, "train", (0, 0))
     args.direction = "BtoA"
     backward = B.load_pairs(args, "train", (0, 0))
@@ -375,7 +301,7 @@ def test_direction_decides_what_is_painted(data_dir, pairs):
     assert np.array_equal(forward.images, backward.targets) and np.array_equal(forward.targets, backward.images)
 
 
-def test_translating_own_drawings_in_a_given_style(trained, tmp_path, capsys):
+def test_translating_own_drawings_in_a_given_style(trained, tmp_path):
     (tmp_path / "in").mkdir()
     Image.new("L", (50, 40), 255).save(tmp_path / "in" / "grey.png")
     Image.new("RGBA", (33, 70), (0, 0, 0, 0)).save(tmp_path / "in" / "clear.png")
@@ -398,12 +324,12 @@ def test_the_same_code_paints_the_same_picture(trained, tmp_path):
     assert (tmp_path / "a/samples/samples.png").read_bytes() == (tmp_path / "b/samples/samples.png").read_bytes()
 
 
-def test_evaluate_writes_every_score(data_dir, pairs, tmp_path):
+def test_evaluate_writes_every_score(train_here, tmp_path):
     weights = ROOT.parent / "shared" / "weights"
     if not weights.exists():
         pytest.skip("no Inception and LPIPS weights on this machine")
     flags = ["--weights-dir", str(weights), "--fid-dims", "64"]
-    train_here(data_dir, tmp_path, "--dataset", pairs, "--max-steps", 2, "--eval-every", 2, *flags)
+    train_here(tmp_path, "--max-steps", 2, "--eval-every", 2, *flags)
     B.main(["--evaluate", str(tmp_path / "last.pt"), *flags])
     facts = json.loads((tmp_path / "metrics.json").read_text())
     scores = {score["metric"]: score for score in facts["scores"]}
@@ -420,58 +346,43 @@ def test_evaluate_writes_every_score(data_dir, pairs, tmp_path):
 # --------------------------------------------------------------------------------------------------------- bad input
 
 
-def complaint(capsys, *flags):
-    """The one sentence on stderr of a command that must fail without a traceback."""
-    with pytest.raises(SystemExit) as stop:
-        B.main([str(flag) for flag in flags])
-    text = capsys.readouterr().err
-    assert stop.value.code not in (0, None) and "Traceback" not in text
-    return text[text.find("bicyclegan.py: ") :]  # what comes before is the progress bar
-
-
-def test_complaints_name_the_thing_and_the_remedy(capsys, trained, data_dir, pairs, tmp_path, monkeypatch):
-    flags = [*SMALL, "--data-dir", data_dir, "--max-steps", 1, "--out", tmp_path / "run"]
-    assert "unknown data set 'edges2cats'" in complaint(capsys, *flags, "--dataset", "edges2cats")
-    assert "48" in complaint(capsys, *flags, "--image-size", 48)
-    assert "--lr" in complaint(capsys, *flags, "--lr", -1) and "--ndf" in complaint(capsys, *flags, "--ndf", 1)
-    assert "not a set of pairs" in complaint(capsys, *flags, "--dataset", "digits")
-    assert "no checkpoint" in complaint(capsys, "--sample", tmp_path / "none.pt")
-    assert "ngf 4" in complaint(capsys, "--resume", trained, "--ngf", 8, "--epochs", 2)
-    assert "holds a run" in complaint(capsys, *flags, "--out", trained.parent)
-    assert "12 images" in complaint(capsys, *flags, "--dataset", pairs, "--batch-size", 64)
-    assert "at its end" in complaint(capsys, "--resume", trained, "--max-steps", 2)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "no-cache"))
-    (tmp_path / "weights").mkdir()
+def test_complaints_name_the_thing_and_the_remedy(complaint, trained, flags, tmp_path):
+    flags = [*flags, "--max-steps", 1, "--out", tmp_path / "run"]
+    assert "unknown data set 'edges2cats'" in complaint(*flags, "--dataset", "edges2cats")
+    assert "48" in complaint(*flags, "--image-size", 48)
+    assert "--lr" in complaint(*flags, "--lr", -1) and "--ndf" in complaint(*flags, "--ndf", 0)
+    assert "not a set of pairs" in complaint(*flags, "--dataset", "digits")
+    assert "no checkpoint" in complaint("--sample", tmp_path / "none.pt")
+    assert "ngf 4" in complaint("--resume", trained, "--ngf", 8, "--epochs", 2)
+    assert "holds a run" in complaint(*flags, "--out", trained.parent)
+    assert "12 images" in complaint(*flags, "--batch-size", 64)
+    assert "at its end" in complaint("--resume", trained, "--max-steps", 2)
     if not torch.cuda.is_available():
-        assert "cuda" in complaint(capsys, *flags, "--device", "cuda")
+        assert "cuda" in complaint(*flags, "--device", "cuda")
     assert not (tmp_path / "run").exists()  # nothing was begun
 
 
-def test_broken_and_foreign_checkpoints(capsys, trained, tmp_path):
-    whole = trained.read_bytes()
-    (tmp_path / "short.pt").write_bytes(whole[: len(whole) // 2])
-    assert "short.pt" in complaint(capsys, "--sample", tmp_path / "short.pt")
+def test_foreign_and_broken_checkpoints(complaint, refuses_foreign_and_broken, trained, tmp_path, capsys):
+    refuses_foreign_and_broken(trained)
     (tmp_path / "text.pt").write_text("not a checkpoint")
-    assert "text.pt" in complaint(capsys, "--resume", tmp_path / "text.pt")
-    torch.save({**torch.load(trained, weights_only=True), "script": "vae"}, tmp_path / "vae.pt")
-    assert "vae.py" in complaint(capsys, "--evaluate", tmp_path / "vae.pt")
+    assert "text.pt" in complaint("--resume", tmp_path / "text.pt")
 
     class Hostile:
         def __reduce__(self):
             return (print, ("this must not run",))
 
     torch.save({"script": Hostile()}, tmp_path / "hostile.pt")
-    assert "hostile.pt" in complaint(capsys, "--sample", tmp_path / "hostile.pt")
+    assert "hostile.pt" in complaint("--sample", tmp_path / "hostile.pt")
     assert "must not run" not in capsys.readouterr().out
 
 
-def test_a_folder_that_cannot_be_written_is_noticed_before_training(capsys, data_dir, tmp_path):
+def test_a_folder_that_cannot_be_written_is_noticed_before_training(complaint, flags, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    text = complaint(capsys, *SMALL, "--data-dir", data_dir, "--max-steps", 1, "--out", tmp_path / "file" / "run")
+    text = complaint(*flags, "--max-steps", 1, "--out", tmp_path / "file" / "run")
     assert str(tmp_path / "file") in text
 
 
-def test_bad_files_are_named_and_left_out(capsys, data_dir, pairs, tmp_path):
+def test_bad_files_are_named_and_left_out(capsys, complaint, train_here, flags, pairs, tmp_path):
     folder = tmp_path / "mixed"
     (folder / "train").mkdir(parents=True)
     (folder / "val").mkdir()
@@ -485,25 +396,18 @@ def test_bad_files_are_named_and_left_out(capsys, data_dir, pairs, tmp_path):
     Image.new("L", (66, 33), 200).save(folder / "train" / "grey.png")  # not bad
     Image.new("RGBA", (40, 20), (9, 9, 9, 99)).save(folder / "train" / "clear.png")
     Image.new("CMYK", (200, 100)).save(folder / "train" / "print.jpg")
-    train_here(data_dir, tmp_path / "run", "--dataset", folder, "--max-steps", 1)
+    train_here(tmp_path / "run", "--dataset", folder, "--max-steps", 1)
     text = capsys.readouterr().err
     assert "words.jpg" in text and "torn.jpg" in text and "only_A.png" in text
     (tmp_path / "empty" / "train").mkdir(parents=True)
-    flags = [*SMALL, "--data-dir", data_dir, "--max-steps", 1, "--out", tmp_path / "none"]
-    assert str(tmp_path / "empty") in complaint(capsys, *flags, "--dataset", tmp_path / "empty")
+    flags = [*flags, "--max-steps", 1, "--out", tmp_path / "none"]
+    assert str(tmp_path / "empty") in complaint(*flags, "--dataset", tmp_path / "empty")
     for file in (folder / "train").iterdir():
         Image.new("RGB", (32, 32)).save(file.with_suffix(".png"))
         if file.suffix != ".png":
             file.unlink()
-    assert "side by side" in complaint(capsys, *flags, "--dataset", folder)
+    assert "side by side" in complaint(*flags, "--dataset", folder)
 
 
-def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(capsys, data_dir, pairs, tmp_path):
-    flags = [*SMALL, "--data-dir", data_dir, "--dataset", pairs, "--out", tmp_path / "run", "--log-every", 1]
-    B.main([str(flag) for flag in (*flags, "--max-steps", 1)])
-    state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
-    state["G"]["downs.0.weight"].fill_(float("nan"))
-    torch.save(state, tmp_path / "run" / "last.pt")
-    before = (tmp_path / "run" / "last.pt").read_bytes()
-    text = complaint(capsys, "--resume", tmp_path / "run" / "last.pt", "--max-steps", 9)
-    assert "loss_" in text and (tmp_path / "run" / "last.pt").read_bytes() == before
+def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(stops_at_nan):
+    stops_at_nan()

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT
+from conftest import cells, differences, far, log_of, of_type
 from PIL import Image
-from test_bicyclegan import differences, log_of
 
 import cgan
 import datasets
@@ -19,16 +18,6 @@ import metrics
 
 SMALL = "--image-size 16 --batch-size 4 --nz 8 --ngf 4 --ndf 4 --device cpu --save-every 0 --sample-every 0".split()
 NAMES, COUNTS = ["bird", "cat", "dog"], (12, 5, 4)  # of which 10, 4 and 3 are of the split "train"
-
-
-@pytest.fixture(autouse=True)
-def no_curves(monkeypatch):
-    """They take most of the time of so short a run; the smoke test draws them."""
-    monkeypatch.setattr(metrics.RunLog, "plot", lambda self: None)
-
-
-def of_type(net, *types):
-    return [module for module in net.modules() if isinstance(module, types)]
 
 
 def networks(size=16, channels=3, K=3, width=4):
@@ -180,51 +169,6 @@ def flags(animals, data_dir):
     return [*SMALL, "--dataset", str(animals), "--data-dir", str(data_dir)]
 
 
-@pytest.fixture
-def train_here(flags):
-    def train_here(out, *more):
-        cgan.main([*flags, "--out", str(out), *map(str, more)])
-        return torch.load(out / "last.pt", weights_only=True)
-
-    return train_here
-
-
-@pytest.fixture
-def watched(monkeypatch, train_here, tmp_path):
-    """watched(*flags) -> what one run does: its networks and what they get and give in training, the gradients."""
-
-    def watched(*more):
-        seen = dict(nets={}, start={}, G=[], D=[], after=[])
-        build, average_gradients = cgan.build, metrics.average_gradients
-
-        def note(name):
-            def hook(net, inputs, output):
-                if net.training:
-                    seen[name].append([x.detach().clone() for x in (*inputs, output)])
-
-            return hook
-
-        def spy_build(*a):
-            seen["nets"] = build(*a)
-            seen["start"] = copy.deepcopy(seen["nets"])
-            for name in "GD":
-                seen["nets"][name].register_forward_hook(note(name))
-            return seen["nets"]
-
-        def spy_gradients(*nets):
-            average_gradients(*nets)
-            grads = {n: [copy.deepcopy(p.grad) for p in net.parameters()] for n, net in seen["nets"].items()}
-            seen["after"].append((nets, grads))
-
-        with monkeypatch.context() as patch:
-            patch.setattr(cgan, "build", spy_build)
-            patch.setattr(metrics, "average_gradients", spy_gradients)
-            seen["state"] = train_here(tmp_path / f"run{len(list(tmp_path.iterdir()))}", *more)
-        return seen
-
-    return watched
-
-
 def test_the_same_labels_go_to_both_for_the_fakes_and_the_true_ones_to_d(watched):
     seen = watched("--epochs", 2)
     assert len(seen["G"]) == 8 and len(seen["D"]) == 24  # 17 images: the last batch, of one, is left out
@@ -278,12 +222,6 @@ def by_hand(flags, steps):
                 p.grad = grad
             opts[name].step()
     return nets, grads
-
-
-def far(a, b):
-    """Largest difference between two dicts of tensors."""
-    assert a.keys() == b.keys()
-    return max((a[k].double() - b[k].double()).abs().max().item() for k in a)
 
 
 def test_three_steps_equal_three_by_hand(flags, watched):
@@ -353,53 +291,31 @@ def test_amp_and_the_log(train_here, tmp_path):
 # -------------------------------------------------------------------------------------------- resume, several processes
 
 
-def test_2n_epochs_equal_n_and_n_resumed_to_the_bit(train_here, tmp_path):
-    whole = train_here(tmp_path / "whole", "--epochs", 2, "--log-every", 3)
-    train_here(tmp_path / "half", "--epochs", 1, "--log-every", 3)
-    resumed = train_here(tmp_path / "half", "--resume", tmp_path / "half" / "last.pt", "--epochs", 2)
-    assert whole["step"] == resumed["step"] == 8
-    assert differences(whole, resumed) == []
-    rows = [row for row in log_of(tmp_path / "half") if row["step"] != "4"]  # the shorter run logged its last step too
-    assert rows == log_of(tmp_path / "whole") and len(rows) == 3
+def test_2n_epochs_equal_n_and_n_resumed_to_the_bit(in_two_parts, tmp_path):
+    assert in_two_parts(("--epochs", 1), "--epochs", 2, "--log-every", 3)["step"] == 8
+    assert len(log_of(tmp_path / "whole")) == 3
 
 
-def test_a_run_continues_in_the_middle_of_an_epoch(train_here, tmp_path):
-    whole = train_here(tmp_path / "whole", "--epochs", 2)
-    train_here(tmp_path / "cut", "--epochs", 2, "--max-steps", 5)
-    resumed = train_here(tmp_path / "cut", "--epochs", 2, "--resume", "auto", "--max-steps", 0)
-    assert differences(whole, resumed) == []
+def test_a_run_continues_in_the_middle_of_an_epoch(in_two_parts):
+    in_two_parts(("--max-steps", 5), "--epochs", 2)
 
 
-def test_the_same_command_gives_the_same_bits_and_another_seed_does_not(train_here, tmp_path):
-    a, b = (train_here(tmp_path / n, "--max-steps", 2) for n in "ab")
-    c = train_here(tmp_path / "c", "--max-steps", 2, "--seed", 1)
-    d = train_here(tmp_path / "d", "--max-steps", 2, "--sample-every", 1, "--num-samples", 9, "--log-every", 1)
-    assert differences(a, b) == [] and differences(a, c) != []
-    a.pop("log"), d.pop("log")
-    assert differences(a, d) == []  # looking on changes nothing
+def test_the_same_command_gives_the_same_bits_and_another_seed_does_not(reproducible):
+    reproducible("--max-steps", 2)
 
 
 PROCESS = """
-import os, sys
-sys.path.insert(0, {root!r})
-import torch, cgan
-out, *flags = sys.argv[1:]
-made, asked, build = {{}}, [], cgan.build
-cgan.build = lambda *a: made.setdefault("nets", build(*a))
-one_hot = cgan.one_hot
-cgan.one_hot = lambda *a: asked.append(one_hot(*a)) or asked[-1]
-cgan.main([*flags, "--out", f"{{out}}/run"])
-state = {{name: net.state_dict() for name, net in made["nets"].items()}}
-torch.save(state | {{"asked": asked[:6]}}, f"{{out}}/{{os.environ['RANK']}}.pt")
+asked, one_hot = [], script.one_hot
+script.one_hot = lambda *a: asked.append(one_hot(*a)) or asked[-1]
+train(out, *flags)
+torch.save(asked[:6], f"{out}/asked{os.environ['RANK']}.pt")
 """
 
 
-def test_two_processes_keep_equal_weights_and_share_the_labels_out(run, flags, watched, tmp_path):
-    (tmp_path / "process.py").write_text(PROCESS.format(root=str(ROOT)))
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    run(tmp_path / "process.py", tmp_path, *flags, "--max-steps", 3, "--batch-size", 2, launcher=torchrun)
-    a, b = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
-    saved = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+def test_two_processes_keep_equal_weights_and_share_the_labels_out(torchrun, flags, watched, tmp_path):
+    out = tmp_path / "two"
+    torchrun(out, *flags, "--max-steps", 3, "--batch-size", 2, code=PROCESS)
+    a, b, saved = (torch.load(out / f"{name}.pt", weights_only=True) for name in ("0", "1", "last"))
     for name in ("G", "D"):
         weights = [key for key in a[name] if "running" not in key]
         assert len(weights) > 3 and all(torch.equal(a[name][key], b[name][key]) for key in weights)
@@ -408,8 +324,9 @@ def test_two_processes_keep_equal_weights_and_share_the_labels_out(run, flags, w
     seen, whole = watched("--max-steps", 3), []
     for (_, c_fake, _), (_, c, _) in zip(seen["G"], seen["D"][::3], strict=True):
         whole += [c, c_fake]
-    for rank, part in enumerate((a, b)):  # the true ones and those of the fakes, of each step
-        assert all(torch.equal(mine, all_[rank::2]) for mine, all_ in zip(part["asked"], whole, strict=True))
+    for rank in (0, 1):  # the true ones and those of the fakes, of each step
+        asked = torch.load(out / f"asked{rank}.pt", weights_only=True)
+        assert all(torch.equal(mine, all_[rank::2]) for mine, all_ in zip(asked, whole, strict=True))
 
 
 # ------------------------------------------------------------------------------------------------------- command line
@@ -423,23 +340,9 @@ def trained(animals, data_dir, tmp_path_factory):
     return out / "last.pt"
 
 
-def test_smoke_train_sample_resume(run, flags, tmp_path):
-    done = run("cgan.py", *flags, "--max-steps", 1, "--out", tmp_path / "run")
-    assert "step 1: D is right on" in done.stdout
-    made = {p.relative_to(tmp_path / "run").as_posix() for p in (tmp_path / "run").rglob("*") if p.is_file()}
-    assert made == {"args.json", "log.csv", "curves.png", "last.pt", "samples/0000001.png"}
-    run("cgan.py", "--sample", tmp_path / "run" / "last.pt")
+def test_smoke_train_sample_resume(smoke, tmp_path):
+    assert "step 1: D is right on" in smoke()
     assert Image.open(tmp_path / "run" / "samples" / "samples.png").width == 3 * 18 + 2
-    run("cgan.py", "--resume", tmp_path / "run" / "last.pt", "--max-steps", 2)
-    assert [row["step"] for row in log_of(tmp_path / "run")] == ["1", "2"]
-
-
-def cells(path, size=16):
-    """A picture -> uint8 (rows, columns, size, size, its channels), without the titles."""
-    sheet = np.asarray(Image.open(path).convert("RGB"))
-    rows, columns = (side // (size + 2) for side in (sheet.shape[0] - 2, sheet.shape[1]))
-    sheet = sheet[sheet.shape[0] - rows * (size + 2) :, 2:]
-    return sheet.reshape(rows, size + 2, columns, size + 2, 3).transpose(0, 2, 1, 3, 4)[:, :, :size, :size]
 
 
 class Painter(torch.nn.Module):
@@ -467,7 +370,7 @@ def test_a_row_for_each_code_and_a_column_for_each_class(tmp_path):
 
 def test_the_class_decides_in_a_trained_grid_too(trained, tmp_path):
     cgan.main(["--sample", str(trained), "--out", str(tmp_path), "--num-samples", "9"])
-    picture = cells(tmp_path / "samples" / "samples.png").astype(int)
+    picture = cells(tmp_path / "samples" / "samples.png")
     assert picture.shape[:2] == (3, 3)
     for i, j in ((0, 1), (0, 2), (1, 2)):
         assert (picture[:, i] != picture[:, j]).any(axis=(1, 2, 3)).all()
@@ -487,7 +390,7 @@ def test_pictures_along_the_way_are_of_the_same_codes(train_here, tmp_path, monk
     assert cells(tmp_path / "run" / "samples" / "0000002.png").shape[:2] == (3, 3)
 
 
-def test_some_classes_by_number_or_by_name(trained, tmp_path, capsys):
+def test_some_classes_by_number_or_by_name(trained, tmp_path, complaint):
     def picture(name, *more):
         cgan.main(["--sample", str(trained), "--out", str(tmp_path / name), "--num-samples", "6", *more])
         return tuple(cells(tmp_path / name / "samples" / f"{n}.png") for n in ("samples", "interpolation"))
@@ -500,7 +403,7 @@ def test_some_classes_by_number_or_by_name(trained, tmp_path, capsys):
     assert picture("one", "--classes", "cat")[0].shape[:2] == (6, 1)  # as many samples, of fewer classes
     assert np.array_equal(walk[[0, 9]], whole[:2])  # from the first code to the second
     for bad in ("3", "fish", "dog,-1", "1.5", "Dog"):
-        text = complaint(capsys, "--sample", trained, "--classes", bad)
+        text = complaint("--sample", trained, "--classes", bad)
         assert f"--classes {bad.split(',')[-1]}: " in text and "bird, cat, dog" in text and "0 to 2" in text
 
 
@@ -510,7 +413,7 @@ def test_a_name_comes_before_a_number():
     assert cgan.choose_classes("", NAMES) == [0, 1, 2]
 
 
-def test_evaluate_writes_every_score(train_here, flags, tmp_path, monkeypatch, capsys):
+def test_evaluate_writes_every_score(train_here, tmp_path, monkeypatch):
     monkeypatch.setattr(metrics, "CLASSIFIER_STEPS", (3, 3))
     asked, label_fidelity, generate = [], metrics.label_fidelity, datasets.generate
 
@@ -542,35 +445,23 @@ def test_evaluate_writes_every_score(train_here, flags, tmp_path, monkeypatch, c
 # --------------------------------------------------------------------------------------------------------- bad input
 
 
-def complaint(capsys, *flags):
-    """The one sentence on stderr of a command that must fail without a traceback."""
-    with pytest.raises(SystemExit) as stop:
-        cgan.main([str(flag) for flag in flags])
-    text = capsys.readouterr().err
-    assert stop.value.code not in (0, None) and "Traceback" not in text
-    return text[text.find("cgan.py: ") :]  # what comes before is the progress bar
-
-
-def test_complaints_name_the_thing_and_the_remedy(capsys, trained, flags, tmp_path):
+def test_complaints_name_the_thing_and_the_remedy(complaint, trained, flags, tmp_path):
     flags = [*flags, "--max-steps", 1, "--out", tmp_path / "run"]
-    assert "unknown data set 'cats'" in complaint(capsys, *flags, "--dataset", "cats")
-    assert "--image-size 30: use" in complaint(capsys, *flags, "--image-size", 30)
+    assert "unknown data set 'cats'" in complaint(*flags, "--dataset", "cats")
+    assert "--image-size 30: use" in complaint(*flags, "--image-size", 30)
     for flag in ("--num-samples", "--lr", "--nz", "--ngf", "--ndf", "--fid-images"):
-        assert flag in complaint(capsys, *flags, flag, 0)
+        assert flag in complaint(*flags, flag, 0)
     for flag in ("--beta1", "--beta2"):
-        assert flag in complaint(capsys, *flags, flag, 1)
-    assert "17 images" in complaint(capsys, *flags, "--batch-size", 64)
-    assert "holds a run" in complaint(capsys, *flags, "--out", trained.parent)
-    assert "no checkpoint" in complaint(capsys, "--sample", tmp_path / "none.pt")
-    assert "--ngf 4" in complaint(capsys, "--resume", trained, "--ngf", 8, "--epochs", 2)
-    assert "at its end" in complaint(capsys, "--resume", trained, "--max-steps", 2)
-    torch.save({**torch.load(trained, weights_only=True), "script": "dcgan"}, tmp_path / "dcgan.pt")
-    for way in ("--sample", "--evaluate", "--resume"):
-        assert "a checkpoint of dcgan.py" in complaint(capsys, way, tmp_path / "dcgan.pt")
+        assert flag in complaint(*flags, flag, 1)
+    assert "17 images" in complaint(*flags, "--batch-size", 64)
+    assert "holds a run" in complaint(*flags, "--out", trained.parent)
+    assert "no checkpoint" in complaint("--sample", tmp_path / "none.pt")
+    assert "--ngf 4" in complaint("--resume", trained, "--ngf", 8, "--epochs", 2)
+    assert "at its end" in complaint("--resume", trained, "--max-steps", 2)
     assert not (tmp_path / "run").exists()  # nothing was begun
 
 
-def test_a_set_without_classes_or_with_others_is_refused(capsys, trained, animals, flags, tmp_path):
+def test_a_set_without_classes_or_with_others_is_refused(complaint, trained, flags, tmp_path):
     flat, two = tmp_path / "flat", tmp_path / "two"
     for folder, names in ((flat, ("",)), (two, ("bird", "cat"))):
         for name in names:
@@ -578,17 +469,16 @@ def test_a_set_without_classes_or_with_others_is_refused(capsys, trained, animal
             for i in range(11):
                 Image.new("RGB", (16, 16)).save(folder / name / f"{i:02}.png")
     out = ["--out", tmp_path / "run"]
-    assert "flat has no classes" in complaint(capsys, *flags, *out, "--dataset", flat)
-    assert "8gaussians" in complaint(capsys, *flags, *out, "--dataset", "8gaussians")
-    assert "flat has no classes" in complaint(capsys, "--evaluate", trained, "--dataset", flat)
-    assert "2 classes" in complaint(capsys, "--evaluate", trained, "--dataset", two)
+    assert "flat has no classes" in complaint(*flags, *out, "--dataset", flat)
+    assert "8gaussians" in complaint(*flags, *out, "--dataset", "8gaussians")
+    assert "flat has no classes" in complaint("--evaluate", trained, "--dataset", flat)
+    assert "2 classes" in complaint("--evaluate", trained, "--dataset", two)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(capsys, train_here, tmp_path):
-    state = train_here(tmp_path / "run", "--max-steps", 1, "--log-every", 1)
-    state["G"]["net.0.weight"].fill_(float("nan"))
-    torch.save(state, tmp_path / "run" / "last.pt")
-    before = (tmp_path / "run" / "last.pt").read_bytes()
-    text = complaint(capsys, "--resume", tmp_path / "run" / "last.pt", "--max-steps", 9)
-    assert "loss_" in text and "not finite" in text and (tmp_path / "run" / "last.pt").read_bytes() == before
+def test_foreign_and_broken_checkpoints(refuses_foreign_and_broken, trained):
+    refuses_foreign_and_broken(trained)
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(stops_at_nan):
+    stops_at_nan()

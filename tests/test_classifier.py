@@ -353,8 +353,19 @@ def test_edits_that_happen_and_what_stays(monkeypatch, tmp_path):
     assert len(metrics.edit_fidelity({"all": (mirrored, wanted, [True, True])}, net)) == 1
 
 
-def test_edit_fidelity_needs_attributes(net):
-    with pytest.raises(MetricError, match="a classifier of attributes"):
+def test_edit_fidelity_of_classes_is_the_share_of_the_class_asked_for(net):
+    one_hot, changed = np.eye(len(net.classes))[TEST.labels], np.ones(len(net.classes), bool)
+    (done,) = metrics.edit_fidelity(
+        {"a": (TEST.images, one_hot, changed), "none": (TEST.images[:0], one_hot[:0], changed)}, net
+    )
+    assert done.metric == "in-domain edit success" and done.value == pytest.approx(net.accuracy)
+    (done,) = metrics.edit_fidelity({"a": (TEST.images, np.roll(one_hot, 1, axis=1), changed)}, net)
+    assert done.value < 0.1 and "none" not in done.note
+    assert metrics.edit_fidelity({}, net) == []
+
+
+def test_edit_fidelity_needs_what_is_wanted_of_each_picture(net):
+    with pytest.raises(MetricError, match="one-hot"):
         metrics.edit_fidelity({"a": (TEST.images, TEST.labels[:, None], [True])}, net)
 
 

@@ -1,6 +1,5 @@
 """cyclegan.py: its mathematics, its step against one by hand, the pool, consistency, exact resume, its complaints."""
 
-import copy
 import json
 import math
 
@@ -8,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import cells, count, log_of, of_type, same
 from PIL import Image
-from test_bicyclegan import differences, log_of
 
 import cyclegan
 import datasets
@@ -17,20 +16,6 @@ import metrics
 
 SMALL = "--image-size 32 --batch-size 2 --ngf 4 --ndf 4 --blocks 1 --device cpu --save-every 0 --sample-every 0".split()
 NETS = ("G_AB", "G_BA", "D_A", "D_B")
-
-
-@pytest.fixture(autouse=True)
-def no_curves(monkeypatch):
-    """They take most of the time of so short a run; the smoke test draws them."""
-    monkeypatch.setattr(metrics.RunLog, "plot", lambda self: None)
-
-
-def count(net):
-    return sum(p.numel() for p in net.parameters())
-
-
-def of_type(net, *types):
-    return [module for module in net.modules() if isinstance(module, types)]
 
 
 def generator(width=4, blocks=1, **options):
@@ -280,42 +265,6 @@ def flags(domains, data_dir):
     return [*SMALL, "--dataset", str(domains), "--data-dir", str(data_dir)]
 
 
-@pytest.fixture
-def train_here(flags):
-    def train_here(out, *more):
-        cyclegan.main([*flags, "--out", str(out), *map(str, more)])
-        return torch.load(out / "last.pt", weights_only=True)
-
-    return train_here
-
-
-@pytest.fixture
-def watched(monkeypatch, train_here, tmp_path):
-    """watched(*flags) -> the networks of a run, as they began and ended, and all gradients after each backward."""
-
-    def watched(*more):
-        seen = dict(after=[])
-        build, average_gradients = cyclegan.build, metrics.average_gradients
-
-        def spy_build(*a):
-            seen["nets"] = build(*a)
-            seen["start"] = copy.deepcopy(seen["nets"])
-            return seen["nets"]
-
-        def spy_gradients(*nets):
-            average_gradients(*nets)
-            grads = {n: [p.grad for p in net.parameters()] for n, net in seen["nets"].items()}
-            seen["after"].append({n: [g if g is None else g.clone() for g in gs] for n, gs in grads.items()})
-
-        with monkeypatch.context() as patch:
-            patch.setattr(cyclegan, "build", spy_build)
-            patch.setattr(metrics, "average_gradients", spy_gradients)
-            seen["state"] = train_here(tmp_path / f"run{len(list(tmp_path.iterdir()))}", *more)
-        return seen
-
-    return watched
-
-
 def by_hand(flags, steps):
     """The algorithm as the official code has it: six calls of G, torch's own losses, nothing frozen, lists as pools."""
     args = cyclegan.build_parser().parse_args(flags)
@@ -373,7 +322,7 @@ def test_steps_are_the_official_ones(watched, flags, monkeypatch, more, steps, t
     more = ["--pool-size", 3, "--decay-from", 0, "--batch-size", 2, *more]
     seen = watched(*more, "--max-steps", steps)
     nets, grads = by_hand([*flags, *map(str, more)], steps)
-    mine = {"G": seen["after"][-2], "D": seen["after"][-1]}
+    mine = {"G": seen["after"][-2][1], "D": seen["after"][-1][1]}
     for player, names in (("G", ("G_AB", "G_BA")), ("D", ("D_A", "D_B"))):
         got = torch.cat([g.flatten() for name in names for g in mine[player][name]])
         wanted = torch.cat([g.flatten() for g in grads[player]])
@@ -393,13 +342,9 @@ def test_optimisers(train_here, tmp_path):
         assert len(group["params"]) == sum(len(state[net]) for net in nets)  # one for both G, one for both D
 
 
-def same(a, b):
-    return all((x is y is None) or torch.equal(x, y) for x, y in zip(a, b, strict=True))
-
-
 def test_each_step_leaves_the_other_players_alone(watched):
     seen = watched("--max-steps", 1)
-    after_g, after_d = seen["after"]
+    (_, after_g), (_, after_d) = seen["after"]
     for name in ("D_A", "D_B"):
         assert all(grad is None for grad in after_g[name])  # frozen while G learns
         assert all(grad is not None and grad.abs().sum() > 0 for grad in after_d[name])
@@ -432,17 +377,17 @@ def test_consistency_is_of_what_it_says_and_teaches_d_alone(watched, monkeypatch
         return cr_loss(D, pictures, augment)
 
     monkeypatch.setattr(cyclegan.ImagePool, "query", spy_query)
-    plain = watched("--max-steps", 1)
+    _, without = watched("--max-steps", 1)["after"][1]
     monkeypatch.setattr(cyclegan, "cr_loss", spy)
     for kind, expected in (("real", [False]), ("fake", [True]), ("both", [False, True]), ("none", [])):
-        seen = watched("--max-steps", 1, "--cr", kind, "--cr-weight", 10)
+        _, grads = watched("--max-steps", 1, "--cr", kind, "--cr-weight", 10)["after"][1]
         assert kinds[-2:] == [expected] * 2, kind
-        assert all(same(seen["after"][1][n], plain["after"][1][n]) for n in ("G_AB", "G_BA"))
-        assert same(seen["after"][1]["D_A"], plain["after"][1]["D_A"]) == (kind == "none")
-        assert same(seen["after"][1]["D_B"], plain["after"][1]["D_B"]) == (kind == "none")
-    weightless = watched("--max-steps", 1, "--cr", "both", "--cr-weight", 0)
+        assert all(same(grads[n], without[n]) for n in ("G_AB", "G_BA"))
+        assert same(grads["D_A"], without["D_A"]) == (kind == "none")
+        assert same(grads["D_B"], without["D_B"]) == (kind == "none")
+    _, weightless = watched("--max-steps", 1, "--cr", "both", "--cr-weight", 0)["after"][1]
     for name in ("D_A", "D_B"):
-        for a, b in zip(weightless["after"][1][name], plain["after"][1][name], strict=True):
+        for a, b in zip(weightless[name], without[name], strict=True):
             assert torch.allclose(a, b, atol=1e-6)
 
 
@@ -526,41 +471,25 @@ def test_it_learns_to_paint_a_square_and_to_take_it_away(train_here, tmp_path, m
 ALL = "--flip --jitter --dropout --cr both --pool-size 5".split()
 
 
-def test_2n_epochs_equal_n_and_n_resumed_to_the_bit_with_the_pool(train_here, tmp_path):
-    whole = train_here(tmp_path / "whole", *ALL, "--epochs", 2, "--log-every", 3)
-    train_here(tmp_path / "half", *ALL, "--epochs", 1, "--log-every", 3)
-    resumed = train_here(tmp_path / "half", *ALL, "--resume", tmp_path / "half" / "last.pt", "--epochs", 2)
-    assert whole["step"] == resumed["step"] == 8 and len(whole["pools"]["A"]) == 5
-    assert differences(whole, resumed) == []
-    rows = [row for row in log_of(tmp_path / "half") if row["step"] != "4"]  # the shorter run logged its last step too
-    assert rows == log_of(tmp_path / "whole") and len(rows) == 3
+def test_2n_epochs_equal_n_and_n_resumed_to_the_bit_with_the_pool(in_two_parts, tmp_path):
+    whole = in_two_parts(("--epochs", 1), *ALL, "--epochs", 2, "--log-every", 3)
+    assert whole["step"] == 8 and len(whole["pools"]["A"]) == 5 and len(log_of(tmp_path / "whole")) == 3
 
 
-def test_a_run_continues_in_the_middle_of_an_epoch_and_of_a_decay(train_here, tmp_path):
-    more = ["--epochs", 3, "--decay-from", 1, "--pool-size", 3]
-    whole = train_here(tmp_path / "whole", *more)
-    train_here(tmp_path / "cut", *more, "--max-steps", 6)
-    resumed = train_here(tmp_path / "cut", *more, "--resume", "auto", "--max-steps", 0)
-    assert differences(whole, resumed) == []
+def test_a_run_continues_in_the_middle_of_an_epoch_and_of_a_decay(in_two_parts):
+    in_two_parts(("--max-steps", 6), "--epochs", 3, "--decay-from", 1, "--pool-size", 3)
 
 
-def test_the_same_command_gives_the_same_bits_and_looking_on_changes_nothing(train_here, tmp_path):
-    a, b = (train_here(tmp_path / n, *ALL, "--max-steps", 4) for n in "ab")
-    c = train_here(tmp_path / "c", *ALL, "--max-steps", 4, "--seed", 1)
-    d = train_here(tmp_path / "d", *ALL, "--max-steps", 4, "--workers", 1)
-    e = train_here(tmp_path / "e", *ALL, "--max-steps", 4, "--sample-every", 1, "--log-every", 1)
-    assert differences(a, b) == [] and differences(a, d) == [] and differences(a, c) != []
-    a.pop("log"), e.pop("log")
-    assert differences(a, e) == []
+def test_the_same_command_gives_the_same_bits_and_looking_on_changes_nothing(reproducible):
+    reproducible(*ALL, "--max-steps", 4)
 
 
-def test_two_processes_equal_one_with_twice_the_batch_pool_and_all(run, flags, tmp_path):
-    more = [*flags, "--flip", "--jitter", "--cr", "both", "--pool-size", 3, "--max-steps", 4, "--epochs", 9]
+def test_two_processes_equal_one_with_twice_the_batch_pool_and_all(torchrun, train_here, flags, tmp_path):
+    more = ["--flip", "--jitter", "--cr", "both", "--pool-size", 3, "--max-steps", 4, "--epochs", 9]
     more += ["--log-every", 1, "--decay-from", 1]
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    run("cyclegan.py", *more, "--batch-size", 2, "--out", tmp_path / "two", launcher=torchrun)
-    cyclegan.main([*map(str, more), "--batch-size", "4", "--out", str(tmp_path / "one")])
-    one, two = (torch.load(tmp_path / n / "last.pt", weights_only=True) for n in ("one", "two"))
+    torchrun(tmp_path / "two", *flags, *more, "--batch-size", 2)
+    one = train_here(tmp_path / "one", *more, "--batch-size", 4)
+    two = torch.load(tmp_path / "two" / "last.pt", weights_only=True)
     for side in "AB":
         pools = [torch.stack(state["pools"][side]) for state in (one, two)]
         assert pools[0].shape == pools[1].shape == (3, 3, 32, 32) and (pools[0] - pools[1]).abs().max() < 2e-3
@@ -584,28 +513,10 @@ def trained(domains, data_dir, tmp_path_factory):
     return out / "last.pt"
 
 
-def test_smoke_train_sample_resume(run, flags, tmp_path):
-    run("cyclegan.py", *flags, "--max-steps", 1, "--out", tmp_path / "run")
-    made = {p.relative_to(tmp_path / "run").as_posix() for p in (tmp_path / "run").rglob("*") if p.is_file()}
-    assert made == {"args.json", "log.csv", "curves.png", "last.pt", "samples/0000001.png"}
-    run("cyclegan.py", "--sample", tmp_path / "run" / "last.pt")
-    assert {p.name for p in (tmp_path / "run" / "samples").iterdir()} == {
-        "0000001.png",
-        "translations.png",
-        "two_by_two.png",
-    }
-    run("cyclegan.py", "--resume", tmp_path / "run" / "last.pt", "--max-steps", 2)
-    assert [row["step"] for row in log_of(tmp_path / "run")] == ["1", "2"]
-
-
-def cells(path, size=32):
-    """A picture -> uint8 (rows, columns, size, size, 3), without its titles."""
-    sheet = np.asarray(Image.open(path).convert("RGB"))
-    top = (sheet.shape[0] - 2) % (size + 2)
-    sheet = sheet[top:]
-    rows, columns = (side // (size + 2) for side in sheet.shape[:2])
-    cut = sheet[2:, 2:].reshape(rows, size + 2, columns, size + 2, 3).transpose(0, 2, 1, 3, 4)
-    return cut[:, :, :size, :size]
+def test_smoke_train_sample_resume(smoke, tmp_path):
+    smoke()
+    made = {path.name for path in (tmp_path / "run" / "samples").iterdir()}
+    assert made == {"0000001.png", "0000002.png", "translations.png", "two_by_two.png"}
 
 
 @pytest.fixture
@@ -626,27 +537,27 @@ def expected(trained, domains, data_dir):
 
 def test_layout_of_the_pictures(trained, expected, tmp_path):
     cyclegan.main(["--sample", str(trained), "--out", str(tmp_path)])
-    rows = cells(tmp_path / "samples" / "translations.png")
+    rows = cells(tmp_path / "samples" / "translations.png", 32)
     assert rows.shape[:2] == (4, 6)
     for i, name in enumerate(("real_A", "fake_B", "rec_A", "real_B", "fake_A", "rec_B")):
-        assert np.abs(rows[:, i].astype(int) - expected[name]).max() <= 1, name
-    square = cells(tmp_path / "samples" / "two_by_two.png")
+        assert np.abs(rows[:, i] - expected[name]).max() <= 1, name
+    square = cells(tmp_path / "samples" / "two_by_two.png", 32)
     assert square.shape[:2] == (2, 8)
     for i in range(4):
         for (y, x), name in {(0, 0): "real_A", (0, 1): "fake_B", (1, 0): "real_B", (1, 1): "fake_A"}.items():
-            assert np.abs(square[y, 2 * i + x].astype(int) - expected[name][i]).max() <= 1
-    along = cells(trained.parent / "samples" / "0000002.png")
+            assert np.abs(square[y, 2 * i + x] - expected[name][i]).max() <= 1
+    along = cells(trained.parent / "samples" / "0000002.png", 32)
     assert np.array_equal(along, rows)  # along the run: the same columns, of the same pictures
 
 
 @pytest.mark.parametrize("direction, columns", [("AtoB", "real_A fake_B rec_A"), ("BtoA", "real_B fake_A rec_B")])
 def test_one_direction(trained, expected, tmp_path, direction, columns):
     cyclegan.main(["--sample", str(trained), "--out", str(tmp_path), "--direction", direction, "--num-samples", "3"])
-    rows = cells(tmp_path / "samples" / "translations.png")
+    rows = cells(tmp_path / "samples" / "translations.png", 32)
     assert rows.shape[:2] == (3, 3) and [p.name for p in (tmp_path / "samples").iterdir()] == ["translations.png"]
     shown = [0, 1, 2]  # 3 of 4, evenly spaced
     for i, name in enumerate(columns.split()):
-        assert np.abs(rows[:, i].astype(int) - expected[name][shown]).max() <= 1
+        assert np.abs(rows[:, i] - expected[name][shown]).max() <= 1
 
 
 def test_own_pictures_one_file_each(trained, tmp_path):
@@ -787,55 +698,39 @@ def test_evaluate_writes_every_score_and_the_best_is_kept(train_here, tmp_path, 
 # --------------------------------------------------------------------------------------------------------- bad input
 
 
-def complaint(capsys, *flags):
-    """The one sentence on stderr of a command that must fail without a traceback."""
-    with pytest.raises(SystemExit) as stop:
-        cyclegan.main([str(flag) for flag in flags])
-    text = capsys.readouterr().err
-    assert stop.value.code == 2 and "Traceback" not in text
-    return text[text.find("cyclegan.py: ") :]  # what comes before is the progress bar
-
-
-def test_complaints_name_the_thing_and_the_remedy(capsys, trained, flags, domains, tmp_path):
+def test_complaints_name_the_thing_and_the_remedy(complaint, trained, flags, tmp_path):
     flags = [*flags, "--max-steps", 1, "--out", tmp_path / "run"]
-    assert "unknown data set 'cats'" in complaint(capsys, *flags, "--dataset", "cats")
+    assert "unknown data set 'cats'" in complaint(*flags, "--dataset", "cats")
     for size in (16, 40, 0):
-        assert f"--image-size {size}: use a multiple of 16" in complaint(capsys, *flags, "--image-size", size)
+        assert f"--image-size {size}: use a multiple of 16" in complaint(*flags, "--image-size", size)
     for flag in ("--lr", "--ngf", "--ndf"):
-        assert flag in complaint(capsys, *flags, flag, 0)
+        assert flag in complaint(*flags, flag, 0)
     for flag in ("--blocks", "--pool-size", "--decay-from"):
-        assert flag in complaint(capsys, *flags, flag, -1)
-    assert "Eyeglasses" in complaint(capsys, *flags, "--attribute", "Eyeglasses")
-    assert "no two domains" in complaint(capsys, *flags, "--classes", "A,C")
-    assert "8 images" in complaint(capsys, *flags, "--batch-size", 64)
-    assert "holds a run" in complaint(capsys, *flags, "--out", trained.parent)
-    assert "no checkpoint" in complaint(capsys, "--sample", tmp_path / "none.pt")
-    assert "--ngf 4" in complaint(capsys, "--resume", trained, "--ngf", 8, "--epochs", 2)
-    assert "--mask" in complaint(capsys, "--resume", trained, "--no-mask", "--epochs", 2)
-    assert "at its end" in complaint(capsys, "--resume", trained, "--max-steps", 2)
-    assert "no file or folder" in complaint(capsys, "--sample", trained, "--input", tmp_path / "nowhere")
+        assert flag in complaint(*flags, flag, -1)
+    assert "Eyeglasses" in complaint(*flags, "--attribute", "Eyeglasses")
+    assert "no two domains" in complaint(*flags, "--classes", "A,C")
+    assert "8 images" in complaint(*flags, "--batch-size", 64)
+    assert "holds a run" in complaint(*flags, "--out", trained.parent)
+    assert "no checkpoint" in complaint("--sample", tmp_path / "none.pt")
+    assert "--ngf 4" in complaint("--resume", trained, "--ngf", 8, "--epochs", 2)
+    assert "--mask" in complaint("--resume", trained, "--no-mask", "--epochs", 2)
+    assert "at its end" in complaint("--resume", trained, "--max-steps", 2)
+    assert "no file or folder" in complaint("--sample", trained, "--input", tmp_path / "nowhere")
     assert not (tmp_path / "run").exists()  # nothing was begun
 
 
-def test_a_domain_without_pictures(capsys, data_dir, tmp_path):
+def test_a_domain_without_pictures(complaint, data_dir, tmp_path):
     for name in ("trainA", "testA", "testB"):
         (tmp_path / "half" / name).mkdir(parents=True)
         Image.new("RGB", (32, 32)).save(tmp_path / "half" / name / "0.png")
     (tmp_path / "half" / "trainB").mkdir()
-    text = complaint(capsys, *SMALL, "--data-dir", data_dir, "--dataset", tmp_path / "half", "--out", tmp_path / "run")
+    text = complaint(*SMALL, "--data-dir", data_dir, "--dataset", tmp_path / "half", "--out", tmp_path / "run")
     assert "half" in text and not (tmp_path / "run").exists()
 
 
-def test_foreign_checkpoints(capsys, trained, tmp_path):
-    torch.save({**torch.load(trained, weights_only=True), "script": "bicyclegan"}, tmp_path / "other.pt")
-    for way in ("--sample", "--evaluate", "--resume"):
-        assert "a checkpoint of bicyclegan.py" in complaint(capsys, way, tmp_path / "other.pt")
+def test_foreign_and_broken_checkpoints(refuses_foreign_and_broken, trained):
+    refuses_foreign_and_broken(trained)
 
 
-def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(capsys, train_here, tmp_path):
-    state = train_here(tmp_path / "run", "--max-steps", 1, "--log-every", 1)
-    state["G_AB"]["net.0.weight"].fill_(float("nan"))
-    torch.save(state, tmp_path / "run" / "last.pt")
-    before = (tmp_path / "run" / "last.pt").read_bytes()
-    text = complaint(capsys, "--resume", tmp_path / "run" / "last.pt", "--max-steps", 9)
-    assert "loss_" in text and "not finite" in text and (tmp_path / "run" / "last.pt").read_bytes() == before
+def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(stops_at_nan):
+    stops_at_nan(net="G_AB")

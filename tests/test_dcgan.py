@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT
+from conftest import cells, count, differences, far, log_of, of_type
 from PIL import Image
-from test_bicyclegan import differences, log_of
 
 import datasets
 import dcgan
@@ -19,20 +18,6 @@ import metrics
 
 SMALL = "--image-size 16 --batch-size 4 --nz 8 --ngf 4 --ndf 4 --device cpu --save-every 0 --sample-every 0".split()
 KINDS = ("minimax", "nonsat", "lsgan", "hinge")
-
-
-@pytest.fixture(autouse=True)
-def no_curves(monkeypatch):
-    """They take most of the time of so short a run; the smoke test draws them."""
-    monkeypatch.setattr(metrics.RunLog, "plot", lambda self: None)
-
-
-def count(net):
-    return sum(p.numel() for p in net.parameters())
-
-
-def of_type(net, *types):
-    return [module for module in net.modules() if isinstance(module, types)]
 
 
 def networks(size=16, channels=3, width=4, arch="conv"):
@@ -358,44 +343,6 @@ def flags(flat, data_dir):
     return [*SMALL, "--dataset", str(flat), "--data-dir", str(data_dir)]
 
 
-@pytest.fixture
-def train_here(flags):
-    def train_here(out, *more):
-        dcgan.main([*flags, "--out", str(out), *map(str, more)])
-        return torch.load(out / "last.pt", weights_only=True)
-
-    return train_here
-
-
-@pytest.fixture
-def watched(monkeypatch, train_here, tmp_path):
-    """watched(*flags) -> what one run does: its networks, their beginnings, what D sees and says, the gradients."""
-
-    def watched(*more):
-        seen = dict(nets={}, start={}, d_in=[], d_out=[], after=[])
-        build, average_gradients = dcgan.build, metrics.average_gradients
-
-        def spy_build(*a):
-            seen["nets"] = build(*a)
-            seen["start"] = copy.deepcopy(seen["nets"])
-            seen["nets"]["D"].register_forward_pre_hook(lambda _, inputs: seen["d_in"].append(inputs[0].detach()))
-            seen["nets"]["D"].register_forward_hook(lambda _, __, logits: seen["d_out"].append(logits.detach()))
-            return seen["nets"]
-
-        def spy_gradients(*nets):
-            average_gradients(*nets)
-            grads = {n: [copy.copy(p.grad) for p in net.parameters()] for n, net in seen["nets"].items()}
-            seen["after"].append((nets, {n: [g if g is None else g.clone() for g in gs] for n, gs in grads.items()}))
-
-        with monkeypatch.context() as patch:
-            patch.setattr(dcgan, "build", spy_build)
-            patch.setattr(metrics, "average_gradients", spy_gradients)
-            seen["state"] = train_here(tmp_path / f"run{len(list(tmp_path.iterdir()))}", *more)
-        return seen
-
-    return watched
-
-
 def by_hand(flags, steps):
     """The algorithm as the papers have it, with torch's own losses -> networks, and the gradients of the last step."""
     args = dcgan.build_parser().parse_args(flags)
@@ -423,12 +370,6 @@ def by_hand(flags, steps):
                 old.copy_(args.ema * old + (1 - args.ema) * new)
     average.load_state_dict(dict(G.state_dict()) | dict(average.named_parameters()))  # BatchNorm's statistics: G's
     return {"G": G, "D": D, "G_ema": average}, grads
-
-
-def far(a, b):
-    """Largest difference between two dicts of tensors."""
-    assert a.keys() == b.keys()
-    return max((a[k].double() - b[k].double()).abs().max().item() for k in a)
 
 
 def test_three_steps_equal_three_by_hand(flags, watched):
@@ -464,7 +405,7 @@ def test_each_step_leaves_the_other_player_alone(watched, more):
         assert torch.equal(a, b)
     if more:
         return
-    D, (real, fake, _) = seen["start"]["D"], seen["d_in"]
+    D, ((real, _), (fake, _), _) = seen["start"]["D"], seen["D"]
     expected = torch.autograd.grad(dcgan.d_loss(D(real), D(fake), "nonsat"), list(D.parameters()))
     for p, grad in zip(seen["nets"]["D"].parameters(), expected, strict=True):
         assert torch.allclose(p.grad, grad, rtol=1e-4, atol=1e-7)
@@ -472,7 +413,7 @@ def test_each_step_leaves_the_other_player_alone(watched, more):
 
 def test_real_and_fake_pass_d_on_their_own(watched, flags):
     seen = watched("--max-steps", 1)
-    real, fake, again = seen["d_in"]
+    (real, of_real), (fake, of_fake), (again, _) = seen["D"]
     assert real.shape == fake.shape == (4, 3, 16, 16) and torch.equal(fake, again)  # as many codes as images
     args = dcgan.build_parser().parse_args(flags)
     known = {
@@ -483,7 +424,7 @@ def test_real_and_fake_pass_d_on_their_own(watched, flags):
     with torch.no_grad():
         alone = [D(real), D(fake)]
         shared = D(torch.cat([real, fake]))
-    for logits, expected in zip(seen["d_out"], alone, strict=False):
+    for logits, expected in zip((of_real, of_fake), alone, strict=True):
         assert torch.allclose(logits, expected, atol=1e-6)
     assert (shared - torch.cat(alone)).abs().max() > 1e-4  # statistics of one batch of both would show
     assert seen["nets"]["D"].net[3].num_batches_tracked == 3
@@ -492,7 +433,7 @@ def test_real_and_fake_pass_d_on_their_own(watched, flags):
 def test_a_last_batch_of_one_is_left_out(watched):
     seen = watched("--epochs", 2)
     assert seen["state"]["step"] == 2 * 4  # 17 images
-    assert {len(x) for x in seen["d_in"]} == {4} and len(seen["d_in"]) == 3 * 8
+    assert {len(x) for x, _ in seen["D"]} == {4} and len(seen["D"]) == 3 * 8
 
 
 def test_d_sees_everything_augmented(watched, monkeypatch):
@@ -504,8 +445,8 @@ def test_d_sees_everything_augmented(watched, monkeypatch):
 
     monkeypatch.setattr(datasets, "diff_augment", spy)
     seen = watched("--max-steps", 1, "--diffaug")
-    assert len(calls) == len(seen["d_in"]) == 3
-    for (_, u, shown), got in zip(calls, seen["d_in"], strict=True):
+    assert len(calls) == len(seen["D"]) == 3
+    for (_, u, shown), (got, _) in zip(calls, seen["D"], strict=True):
         assert torch.equal(shown, got) and u.shape == (4, 7) and 0 <= u.min() and u.max() < 1
     assert torch.equal(calls[1][0], calls[2][0]) and calls[2][2].requires_grad  # G learns through it
     assert not any(torch.equal(calls[i][1], calls[j][1]) for i, j in ((0, 1), (1, 2), (0, 2)))
@@ -515,8 +456,8 @@ def test_d_sees_everything_augmented(watched, monkeypatch):
 
 
 def test_flip_mirrors_half_of_the_real_images(watched):
-    plain, flipped = (watched("--epochs", 1, *more)["d_in"][::3] for more in ((), ("--flip",)))
-    pairs = list(zip(torch.cat(plain), torch.cat(flipped), strict=True))
+    plain, flipped = (watched("--epochs", 1, *more)["D"][::3] for more in ((), ("--flip",)))
+    pairs = [pair for a, b in zip(plain, flipped, strict=True) for pair in zip(a[0], b[0], strict=True)]
     as_it_was, mirrored = ([torch.equal(a if not m else a.flip(-1), b) for a, b in pairs] for m in (False, True))
     assert all(a != m for a, m in zip(as_it_was, mirrored, strict=True)) and 3 <= sum(mirrored) <= 13
 
@@ -535,15 +476,14 @@ def test_every_loss_trains(train_here, tmp_path, kind):
 def test_the_log_says_what_d_said(watched, tmp_path):
     seen = watched("--max-steps", 1)
     (row,) = csv.DictReader(open(next(tmp_path.iterdir()) / "log.csv"))
-    real, fake, after = seen["d_out"]
+    (x, real), (x_fake, fake), (_, after) = seen["D"]
     assert float(row["loss_D"]) == pytest.approx(dcgan.d_loss(real, fake, "nonsat").item(), rel=1e-4)
     assert float(row["loss_G"]) == pytest.approx(dcgan.g_loss(after, "nonsat").item(), rel=1e-4)
     assert float(row["acc_real"]) == (real > 0).float().mean() and float(row["acc_fake"]) == (fake < 0).float().mean()
     assert {f"grad_{n}": float(row[f"grad_{n}"]) for n in "DG"} == pytest.approx(
         metrics.grad_norms(D=seen["nets"]["D"], G=seen["nets"]["G"]), rel=1e-4
     )
-    real, fake = seen["d_in"][:2]
-    assert float(row["distinct"]) == metrics.distinct(fake, real)
+    assert float(row["distinct"]) == metrics.distinct(x_fake, x)
 
 
 def test_amp_on_a_cpu(train_here, tmp_path):
@@ -574,60 +514,34 @@ def test_it_learns_a_colour(train_here, tmp_path, monkeypatch, more):
 ALL = "--ema 0.9 --diffaug --flip".split()
 
 
-def test_2n_epochs_equal_n_and_n_resumed_to_the_bit(train_here, tmp_path):
-    whole = train_here(tmp_path / "whole", *ALL, "--epochs", 2, "--log-every", 3)
-    train_here(tmp_path / "half", *ALL, "--epochs", 1, "--log-every", 3)
-    resumed = train_here(tmp_path / "half", *ALL, "--resume", tmp_path / "half" / "last.pt", "--epochs", 2)
-    assert whole["step"] == resumed["step"] == 8
-    assert differences(whole, resumed) == []
-    rows = [row for row in log_of(tmp_path / "half") if row["step"] != "4"]  # the shorter run logged its last step too
-    assert rows == log_of(tmp_path / "whole") and len(rows) == 3
+def test_2n_epochs_equal_n_and_n_resumed_to_the_bit(in_two_parts, tmp_path):
+    assert in_two_parts(("--epochs", 1), *ALL, "--epochs", 2, "--log-every", 3)["step"] == 8
+    assert len(log_of(tmp_path / "whole")) == 3
 
 
-def test_a_run_continues_in_the_middle_of_an_epoch(train_here, tmp_path):
-    more = [*ALL, "--epochs", 2, "--loss", "hinge"]
-    whole = train_here(tmp_path / "whole", *more)
-    train_here(tmp_path / "cut", *more, "--max-steps", 5)
-    resumed = train_here(tmp_path / "cut", *more, "--resume", "auto", "--max-steps", 0)
-    assert differences(whole, resumed) == []
+def test_a_run_continues_in_the_middle_of_an_epoch(in_two_parts):
+    in_two_parts(("--max-steps", 5), *ALL, "--epochs", 2, "--loss", "hinge")
 
 
-def test_the_same_command_gives_the_same_bits_and_another_seed_does_not(train_here, tmp_path):
-    a, b = (train_here(tmp_path / n, *ALL, "--max-steps", 2) for n in "ab")
-    c = train_here(tmp_path / "c", *ALL, "--max-steps", 2, "--seed", 1)
-    d = train_here(tmp_path / "d", *ALL, "--max-steps", 2, "--workers", 1)
-    e = train_here(tmp_path / "e", *ALL, "--max-steps", 2, "--sample-every", 1, "--num-samples", 3, "--log-every", 1)
-    assert differences(a, b) == [] and differences(a, d) == []
-    assert differences(a, c) != []
-    a.pop("log"), e.pop("log")
-    assert differences(a, e) == []  # looking on changes nothing
+def test_the_same_command_gives_the_same_bits_and_another_seed_does_not(reproducible):
+    reproducible(*ALL, "--max-steps", 2)
 
 
 PROCESS = """
-import os, sys
-sys.path.insert(0, {root!r})
-import torch, dcgan
-out, *flags = sys.argv[1:]
-leave, dcgan.metrics.leave_processes = dcgan.metrics.leave_processes, lambda: None  # one group for both runs
+leave, metrics.leave_processes = metrics.leave_processes, lambda: None  # one group for both runs
 for arch in ("conv", "mlp"):
-    made, build = {{}}, dcgan.build
-    dcgan.build = lambda *a: made.setdefault("nets", build(*a))
-    dcgan.main([*flags, "--arch", arch, "--out", f"{{out}}/{{arch}}"])
-    torch.save({{n: net.state_dict() for n, net in made["nets"].items()}}, f"{{out}}/{{arch}}{{os.environ['RANK']}}.pt")
-    dcgan.build = build
+    train(f"{out}/{arch}", *flags, "--arch", arch)
 leave()
 """
 
 
-def test_two_processes_keep_equal_weights_and_equal_one_with_twice_the_batch(run, flags, train_here, tmp_path):
+def test_two_processes_keep_equal_weights_and_equal_one_with_twice_the_batch(torchrun, flags, train_here, tmp_path):
     """BatchNorm's statistics are those of a process, so that only the networks without it equal one process's."""
-    (tmp_path / "process.py").write_text(PROCESS.format(root=str(ROOT)))
     more = [*ALL, "--max-steps", 3]
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    run(tmp_path / "process.py", tmp_path, *flags, *more, "--batch-size", 2, launcher=torchrun)
+    torchrun(tmp_path / "two", *flags, *more, "--batch-size", 2, code=PROCESS)
     for arch in ("conv", "mlp"):
-        a, b = (torch.load(tmp_path / f"{arch}{rank}.pt", weights_only=True) for rank in (0, 1))
-        saved = torch.load(tmp_path / arch / "last.pt", weights_only=True)
+        out = tmp_path / "two" / arch
+        a, b, saved = (torch.load(out / f"{name}.pt", weights_only=True) for name in ("0", "1", "last"))
         for name in ("G", "D", "G_ema"):
             weights = [key for key in a[name] if "running" not in key]
             assert len(weights) > 3 and all(torch.equal(a[name][key], b[name][key]) for key in weights)
@@ -651,23 +565,9 @@ def trained(flat, data_dir, tmp_path_factory):
     return out / "last.pt"
 
 
-def test_smoke_train_sample_resume(run, flags, tmp_path):
-    done = run("dcgan.py", *flags, *ALL, "--max-steps", 1, "--out", tmp_path / "run")
-    assert "step 1: D is right on" in done.stdout
-    made = {p.relative_to(tmp_path / "run").as_posix() for p in (tmp_path / "run").rglob("*") if p.is_file()}
-    assert made == {"args.json", "log.csv", "curves.png", "last.pt", "samples/0000001.png"}
-    run("dcgan.py", "--sample", tmp_path / "run" / "last.pt")
+def test_smoke_train_sample_resume(smoke, tmp_path):
+    assert "step 1: D is right on" in smoke(*ALL)
     assert Image.open(tmp_path / "run" / "samples" / "samples.png").size == (6 * 18 + 2, 6 * 18 + 2)
-    run("dcgan.py", "--resume", tmp_path / "run" / "last.pt", "--max-steps", 2)
-    assert [row["step"] for row in log_of(tmp_path / "run")] == ["1", "2"]
-
-
-def cells(path, size=16):
-    """A picture without titles -> uint8 (rows, columns, size, size, 3)."""
-    sheet = np.asarray(Image.open(path).convert("RGB"))
-    rows, columns = (side // (size + 2) for side in sheet.shape[:2])
-    cut = sheet[2:, 2:].reshape(rows, size + 2, columns, size + 2, 3).transpose(0, 2, 1, 3, 4)
-    return cut[:, :, :size, :size]
 
 
 def test_samples_and_walks_between_them(trained, tmp_path):
@@ -678,7 +578,7 @@ def test_samples_and_walks_between_them(trained, tmp_path):
     assert sorted(p.name for p in pictures[0].parent.iterdir()) == ["interpolation.png", "samples.png"]
     samples, walks = cells(pictures[0]), cells(pictures[0].with_name("interpolation.png"))
     assert samples.shape[:2] == (4, 3) and walks.shape[:2] == (6, 10)
-    flat_samples = samples.reshape(12, 16, 16, 3).astype(int)
+    flat_samples = samples.reshape(12, 16, 16, 3)
     assert abs(walks[:, 0] - flat_samples[0::2]).max() <= 1 and abs(walks[:, -1] - flat_samples[1::2]).max() <= 1
     assert all((flat_samples[i] != flat_samples[0]).any() for i in range(1, 12))
     dcgan.main(["--sample", str(trained), "--out", str(tmp_path / "c"), "--num-samples", "12", "--seed", "5"])
@@ -713,7 +613,7 @@ def test_pictures_along_the_way_are_of_the_same_codes(train_here, tmp_path, monk
     assert np.array_equal(cells(tmp_path / "run/samples/0000003.png").reshape(4, 16, 16, 3), expected)
 
 
-def test_evaluate_writes_every_score(train_here, data_dir, tmp_path, monkeypatch, capsys):
+def test_evaluate_writes_every_score(train_here, tmp_path, monkeypatch):
     """Of a set with classes: its own classifier is the judge. The fakes are G_ema's, as many as asked for."""
     monkeypatch.setattr(metrics, "CLASSIFIER_STEPS", (3, 3))
     folder, rng = tmp_path / "shades", np.random.default_rng(0)
@@ -748,50 +648,32 @@ def test_evaluate_writes_every_score(train_here, data_dir, tmp_path, monkeypatch
 # --------------------------------------------------------------------------------------------------------- bad input
 
 
-def complaint(capsys, *flags):
-    """The one sentence on stderr of a command that must fail without a traceback."""
-    with pytest.raises(SystemExit) as stop:
-        dcgan.main([str(flag) for flag in flags])
-    text = capsys.readouterr().err
-    assert stop.value.code not in (0, None) and "Traceback" not in text
-    return text[text.find("dcgan.py: ") :]  # what comes before is the progress bar
-
-
-def test_complaints_name_the_thing_and_the_remedy(capsys, trained, flags, tmp_path):
+def test_complaints_name_the_thing_and_the_remedy(complaint, trained, flags, tmp_path):
     flags = [*flags, "--max-steps", 1, "--out", tmp_path / "run"]
-    assert "unknown data set 'cats'" in complaint(capsys, *flags, "--dataset", "cats")
-    assert "--image-size 30: use" in complaint(capsys, *flags, "--image-size", 30)
+    assert "unknown data set 'cats'" in complaint(*flags, "--dataset", "cats")
+    assert "--image-size 30: use" in complaint(*flags, "--image-size", 30)
     for flag in ("--num-samples", "--lr", "--nz", "--ngf", "--ndf", "--fid-images"):
-        assert flag in complaint(capsys, *flags, flag, 0)
+        assert flag in complaint(*flags, flag, 0)
     for decay in (-0.1, 1, 1.5):
-        assert "--ema" in complaint(capsys, *flags, "--ema", decay)
+        assert "--ema" in complaint(*flags, "--ema", decay)
     for flag in ("--beta1", "--beta2"):
-        assert flag in complaint(capsys, *flags, flag, 1)
-    assert "17 images" in complaint(capsys, *flags, "--batch-size", 64)
-    assert "holds a run" in complaint(capsys, *flags, "--out", trained.parent)
-    assert "no checkpoint" in complaint(capsys, "--sample", tmp_path / "none.pt")
-    assert "--ngf 4" in complaint(capsys, "--resume", trained, "--ngf", 8, "--epochs", 2)
-    assert "--ema 0.5" in complaint(capsys, "--resume", trained, "--ema", 0.9, "--epochs", 2)
-    assert "at its end" in complaint(capsys, "--resume", trained, "--max-steps", 2)
+        assert flag in complaint(*flags, flag, 1)
+    assert "17 images" in complaint(*flags, "--batch-size", 64)
+    assert "holds a run" in complaint(*flags, "--out", trained.parent)
+    assert "no checkpoint" in complaint("--sample", tmp_path / "none.pt")
+    assert "--ngf 4" in complaint("--resume", trained, "--ngf", 8, "--epochs", 2)
+    assert "--ema 0.5" in complaint("--resume", trained, "--ema", 0.9, "--epochs", 2)
+    assert "at its end" in complaint("--resume", trained, "--max-steps", 2)
     assert not (tmp_path / "run").exists()  # nothing was begun
 
 
-def test_points_are_no_images(capsys, flags, tmp_path):
-    assert "8gaussians" in complaint(capsys, *flags, "--dataset", "8gaussians", "--out", tmp_path / "run")
+def test_points_are_no_images(complaint, flags, tmp_path):
+    assert "8gaussians" in complaint(*flags, "--dataset", "8gaussians", "--out", tmp_path / "run")
 
 
-def test_foreign_and_broken_checkpoints(capsys, trained, tmp_path):
-    torch.save({**torch.load(trained, weights_only=True), "script": "cgan"}, tmp_path / "cgan.pt")
-    for way in ("--sample", "--evaluate", "--resume"):
-        assert "a checkpoint of cgan.py" in complaint(capsys, way, tmp_path / "cgan.pt")
-    (tmp_path / "short.pt").write_bytes(trained.read_bytes()[:5000])
-    assert "short.pt" in complaint(capsys, "--resume", tmp_path / "short.pt")
+def test_foreign_and_broken_checkpoints(refuses_foreign_and_broken, trained):
+    refuses_foreign_and_broken(trained)
 
 
-def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(capsys, train_here, tmp_path):
-    state = train_here(tmp_path / "run", "--max-steps", 1, "--log-every", 1)
-    state["G"]["net.0.weight"].fill_(float("nan"))
-    torch.save(state, tmp_path / "run" / "last.pt")
-    before = (tmp_path / "run" / "last.pt").read_bytes()
-    text = complaint(capsys, "--resume", tmp_path / "run" / "last.pt", "--max-steps", 9)
-    assert "loss_" in text and "not finite" in text and (tmp_path / "run" / "last.pt").read_bytes() == before
+def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(stops_at_nan):
+    stops_at_nan()

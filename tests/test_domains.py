@@ -6,6 +6,7 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from test_datasets import number_set, pair, picture
 
@@ -403,3 +404,16 @@ def test_zips_that_swell_or_are_damaged(tmp_path):
             refused += 1
             assert not (tmp_path / f"out{i}").exists()
     assert refused > 50 and not list(tmp_path.glob("*.tmp"))
+
+
+def test_rivals_are_attributes_that_never_meet():
+    """Black or blond, never both; glasses with either."""
+    known = np.array([[1, 0, 0], [1, 0, 1], [0, 1, 0], [0, 1, 1], [0, 0, 0], [0, 0, 1]], np.uint8)
+    images = np.zeros((6, 3, 8, 8), np.uint8)
+    data = datasets.ImageSet("set", "train", images, attributes=known, attribute_names=["Black", "Blond", "Glasses"])
+    rivals = datasets.rivals_of(data)
+    assert rivals == [[1], [0], []]
+    truth = torch.tensor([[1.0, 0, 1], [0, 1, 0], [0, 0, 0]])
+    assert datasets.change(truth, {0: None}, rivals).tolist() == [[1, 0, 1], [1, 0, 0], [1, 0, 0]]  # only ever on
+    assert datasets.change(truth, {2: None}, rivals).tolist() == [[1, 0, 0], [0, 1, 1], [0, 0, 1]]  # on and off
+    assert truth.tolist() == [[1, 0, 1], [0, 1, 0], [0, 0, 0]]

@@ -32,6 +32,7 @@ DIFFERENT = {
     "sample": "what the model can make",
     "measure": "what the model is judged by",
     "evaluate": "what the model is judged by",
+    "load_images": "vaegan's need not be square, and it wants their attributes",
     "train": "the model's algorithm",
     "main": "the model's own checks of its flags",
     "FIGURES": "the model's losses",

@@ -259,3 +259,11 @@ def test_a_saved_run_brings_back_optimisers_noise_and_step(tmp_path):
     assert metrics.restore(state, noise, opts) == 5
     assert all(torch.equal(a, b) for a, b in zip(learn(net, opts["D"], noise), expected, strict=True))
     assert metrics.restore(None, noise, opts) == 0
+
+
+def test_ranges_name_every_flag_that_is_wrong():
+    args = argparse.Namespace(lr=-1.0, nz=1, n_critic=0, beta=-2.0, gamma=0.0, slope=float("nan"))
+    metrics.check_ranges(args, "nz", "nz gamma")
+    told = "--lr -1.0 must be above 0; --n-critic 0 must be above 0; --beta -2.0 must be 0 or above; --slope nan"
+    with pytest.raises(metrics.MetricError, match=told):
+        metrics.check_ranges(args, "lr nz n_critic", "beta gamma slope")

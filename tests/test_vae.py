@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT
+from conftest import ROOT, cells, count, log_of, same
 from PIL import Image
-from test_bicyclegan import differences, log_of
 
 import datasets
 import dcgan
@@ -20,10 +19,6 @@ import vae
 
 SMALL = "--image-size 16 --batch-size 20 --nz 3 --ngf 4 --nef 4 --device cpu --save-every 0 --sample-every 0".split()
 LIKELIHOODS = ("bernoulli", "cbernoulli", "gaussian")
-
-
-def count(net):
-    return sum(p.numel() for p in net.parameters())
 
 
 def arguments(*flags):
@@ -85,7 +80,7 @@ def test_no_image_depends_on_the_others_of_its_batch_after_training():
     torch.manual_seed(0)
     E, G = vae.Encoder(1, 3, 4, 16, "conv"), vae.Decoder(3, 1, 4, 16, "conv")
     x, z = torch.rand(9, 1, 16, 16) * 2 - 1, torch.randn(9, 3)
-    assert torch.allclose(vae.encode(E, [x])[0][:2], vae.encode(E, [x[:2]])[0], atol=1e-6)
+    assert torch.allclose(datasets.encode(E, [x])[0][:2], datasets.encode(E, [x[:2]])[0], atol=1e-6)
     assert torch.allclose(datasets.generate(G, z)[:2], datasets.generate(G, z[:2]), atol=1e-6)
     assert all(module.training for net in (E, G) for module in net.modules())  # and goes on as it was
 
@@ -280,36 +275,9 @@ def flags(blobs, data_dir):
 
 
 @pytest.fixture
-def train_here(flags, monkeypatch):
-    monkeypatch.setattr(metrics.RunLog, "plot", lambda log: None)  # half of the time of a short run
-
-    def train_here(out, *more):
-        vae.main([*flags, "--out", str(out), *map(str, more)])
-        return torch.load(out / "last.pt", weights_only=True)
-
-    return train_here
-
-
-@pytest.fixture
-def gradients(monkeypatch, train_here, tmp_path):
+def gradients(watched):
     """gradients(*flags) -> {"E": gradients after the first backward, "G": ...}."""
-
-    def gradients(*more):
-        seen = {}
-
-        def spy(E, G):
-            for name, net in (("E", E), ("G", G)):
-                seen[name] = [p.grad.clone() for p in net.parameters()]
-
-        monkeypatch.setattr(metrics, "average_gradients", spy)
-        train_here(tmp_path / f"run{len(list(tmp_path.iterdir()))}", "--max-steps", 1, *more)
-        return seen
-
-    return gradients
-
-
-def same(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    return lambda *more: watched("--max-steps", 1, *more)["after"][0][1]
 
 
 def test_the_kl_reaches_e_and_not_g(gradients):
@@ -431,7 +399,7 @@ def test_a_reconstruction_is_the_same_each_time():
 @pytest.mark.parametrize("n", [1, 499, 500, 503, 1000])
 def test_a_shorter_last_batch_is_read_too(n):
     data, E = random_set(n), vae.Encoder(1, 3, 4, 16)
-    mu, logvar = vae.encode(E, vae.batches_of(data, "cpu"))
+    mu, logvar = datasets.encode(E, datasets.batches_of(data, "cpu"))
     x = torch.from_numpy(data.images) / 127.5 - 1
     assert mu.shape == logvar.shape == (n, 3) and torch.allclose(mu, E(x)[0], atol=1e-6)
 
@@ -461,7 +429,7 @@ def test_the_scores_are_averages_over_images_not_over_batches(monkeypatch):
     assert fid.n_fake == 9 and "z from the normal prior" in fid.note
 
 
-def test_evaluate_writes_every_score_with_either_prior(monkeypatch, flags, train_here, tmp_path, capsys):
+def test_evaluate_writes_every_score_with_either_prior(monkeypatch, train_here, tmp_path):
     monkeypatch.setattr(metrics, "CLASSIFIER_STEPS", (5, 5))
     train_here(tmp_path, "--max-steps", 40, "--epochs", 9, "--eval-every", 40)
     values = {}
@@ -483,38 +451,26 @@ def test_evaluate_writes_every_score_with_either_prior(monkeypatch, flags, train
 
 
 @pytest.mark.parametrize("arch", ["mlp", "conv"])
-def test_2n_epochs_equal_n_and_n_resumed_to_the_bit(train_here, tmp_path, arch):
-    more = ["--arch", arch, "--log-every", 5, "--sample-every", 7]
-    whole = train_here(tmp_path / "whole", *more, "--epochs", 2)
-    train_here(tmp_path / "half", *more, "--epochs", 1)
-    resumed = train_here(tmp_path / "half", *more, "--resume", "auto", "--epochs", 2)
-    assert whole["step"] == resumed["step"] == 20
-    assert differences(whole, resumed) == []
+def test_2n_epochs_equal_n_and_n_resumed_to_the_bit(in_two_parts, tmp_path, arch):
+    more = ["--arch", arch, "--log-every", 5, "--sample-every", 7, "--epochs", 2]
+    assert in_two_parts(("--epochs", 1), *more)["step"] == 20
     assert log_of(tmp_path / "half") == log_of(tmp_path / "whole")
     for step in (7, 14, 20):
         name = f"samples/{step:07d}.png"
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "half" / name).read_bytes()
 
 
-def test_a_run_continues_in_the_middle_of_an_epoch(train_here, tmp_path):
-    whole = train_here(tmp_path / "whole", "--epochs", 2, "--log-every", 4)
-    train_here(tmp_path / "cut", "--epochs", 2, "--log-every", 4, "--max-steps", 13)
-    resumed = train_here(tmp_path / "cut", "--resume", tmp_path / "cut" / "last.pt", "--max-steps", 0)
-    assert differences(whole, resumed) == []
+def test_a_run_continues_in_the_middle_of_an_epoch(in_two_parts):
+    in_two_parts(("--max-steps", 13), "--epochs", 2, "--log-every", 4)
 
 
-def test_the_same_command_gives_the_same_bits_and_what_is_logged_changes_nothing(train_here, tmp_path):
-    a, b = (train_here(tmp_path / n, "--max-steps", 4) for n in "ab")
-    c = train_here(tmp_path / "c", "--max-steps", 4, "--seed", 1)
-    d = train_here(tmp_path / "d", "--max-steps", 4, "--log-every", 1, "--sample-every", 1)
-    assert differences(a, b) == [] and differences(a, c) != []
-    assert all(differences(a[key], d[key]) == [] for key in ("E", "G", "opt_EG", "noise"))
+def test_the_same_command_gives_the_same_bits_and_what_is_logged_changes_nothing(reproducible):
+    reproducible("--max-steps", 4)
 
 
-def test_two_processes_equal_one_with_twice_the_batch(run, flags, train_here, tmp_path):
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+def test_two_processes_equal_one_with_twice_the_batch(torchrun, flags, train_here, tmp_path):
     more = ["--max-steps", 6, "--log-every", 1]
-    run("vae.py", *flags, *more, "--batch-size", 10, "--out", tmp_path / "two", launcher=torchrun)
+    torchrun(tmp_path / "two", *flags, *more, "--batch-size", 10)
     one, two = train_here(tmp_path / "one", *more), torch.load(tmp_path / "two" / "last.pt", weights_only=True)
     for name in ("E", "G"):
         for key, value in one[name].items():
@@ -537,23 +493,10 @@ def trained(blobs, data_dir, tmp_path_factory):
     return out / "last.pt"
 
 
-def test_smoke_train_sample_resume(run, flags, tmp_path):
-    run("vae.py", *flags, "--max-steps", 1, "--out", tmp_path / "run")
-    made = {p.relative_to(tmp_path / "run").as_posix() for p in (tmp_path / "run").rglob("*") if p.is_file()}
-    assert made == {"args.json", "log.csv", "curves.png", "last.pt", "samples/0000001.png"}
+def test_smoke_train_sample_resume(smoke, tmp_path):
+    smoke()
     picture = Image.open(tmp_path / "run" / "samples" / "0000001.png")
     assert picture.width == 2 + 18 * 18 and picture.height > 2 + 6 * 18  # 6 x 6 samples, 6 x 6 pairs, titles
-    vae.main(["--sample", str(tmp_path / "run" / "last.pt")])
-    vae.main(["--resume", str(tmp_path / "run" / "last.pt"), "--max-steps", "2"])
-    assert [row["step"] for row in log_of(tmp_path / "run")] == ["1", "2"]
-
-
-def cells(path, size=16):
-    """The images of a grid: uint8 (rows, columns, size, size)."""
-    grid = np.asarray(Image.open(path))[2:, 2:]
-    rows, columns = (side // (size + 2) for side in grid.shape)
-    grid = grid[: rows * (size + 2), : columns * (size + 2)].reshape(rows, size + 2, columns, size + 2)
-    return grid.transpose(0, 2, 1, 3)[:, :, :size, :size].astype(int)
 
 
 def test_samples_reconstructions_walks_and_the_plane(trained, tmp_path):
@@ -577,7 +520,7 @@ def test_samples_reconstructions_walks_and_the_plane(trained, tmp_path):
         return np.abs(a - b).max() <= 1  # grey levels
 
     x = datasets.fixed_batch(vae.load_images(args, "test"), 1000, "cpu")["image"]
-    mu = vae.encode(E, [x])[0].tolist()
+    mu = datasets.encode(E, [x])[0].tolist()
     pairs = made["reconstructions"].reshape(-1, 2, 16, 16)
     assert near(pairs[0, 0], datasets.to_uint8(x)[0, 0].numpy()) and near(pairs[5, 1], drawn(*mu[5]))
     walk = made["interpolation"]
@@ -617,48 +560,30 @@ def test_colour_convolutions_and_a_single_sample(data_dir, tmp_path):
 # --------------------------------------------------------------------------------------------------------- bad input
 
 
-def complaint(capsys, *flags):
-    """The one sentence on stderr of a command that must fail without a traceback."""
-    with pytest.raises(SystemExit) as stop:
-        vae.main([str(flag) for flag in flags])
-    text = capsys.readouterr().err
-    assert stop.value.code not in (0, None) and "Traceback" not in text
-    return text[text.find("vae.py: ") :]
-
-
-def test_complaints_name_the_thing_and_the_remedy(capsys, trained, flags, tmp_path):
+def test_complaints_name_the_thing_and_the_remedy(complaint, trained, flags, tmp_path):
     flags = [*flags, "--max-steps", 1, "--out", tmp_path / "run"]
-    assert "--image-size 36" in complaint(capsys, *flags, "--arch", "conv", "--image-size", 36)
+    assert "--image-size 36" in complaint(*flags, "--arch", "conv", "--image-size", 36)
     for flag in ("--lr", "--nz", "--sigma", "--components", "--num-samples", "--beta"):
-        assert flag in complaint(capsys, *flags, flag, -1)
-    assert "gaussian" in complaint(capsys, *flags, "--likelihood", "poisson")
-    assert "unknown data set" in complaint(capsys, *flags, "--dataset", "digitz")
-    assert "8gaussians" in complaint(capsys, *flags, "--dataset", "8gaussians")
-    assert "203 images" in complaint(capsys, *flags, "--batch-size", 204)
-    assert "nz 2" in complaint(capsys, "--resume", trained, "--nz", 3, "--epochs", 2)
-    assert "likelihood bernoulli" in complaint(capsys, "--evaluate", trained, "--likelihood", "gaussian")
-    assert "at its end" in complaint(capsys, "--resume", trained, "--max-steps", 60)
-    assert "holds a run" in complaint(capsys, *flags, "--out", trained.parent)
-    text = complaint(capsys, "--sample", trained, "--prior", "gmm", "--components", 204, "--out", tmp_path / "run")
+        assert flag in complaint(*flags, flag, -1)
+    assert "gaussian" in complaint(*flags, "--likelihood", "poisson")
+    assert "unknown data set" in complaint(*flags, "--dataset", "digitz")
+    assert "8gaussians" in complaint(*flags, "--dataset", "8gaussians")
+    assert "203 images" in complaint(*flags, "--batch-size", 204)
+    assert "nz 2" in complaint("--resume", trained, "--nz", 3, "--epochs", 2)
+    assert "likelihood bernoulli" in complaint("--evaluate", trained, "--likelihood", "gaussian")
+    assert "at its end" in complaint("--resume", trained, "--max-steps", 60)
+    assert "holds a run" in complaint(*flags, "--out", trained.parent)
+    text = complaint("--sample", trained, "--prior", "gmm", "--components", 204, "--out", tmp_path / "run")
     assert "--components 204 is more than the 203 images" in text
     assert not (tmp_path / "run").exists()  # nothing was begun
 
 
-def test_foreign_and_broken_checkpoints(capsys, trained, tmp_path):
-    torch.save({**torch.load(trained, weights_only=True), "script": "dcgan"}, tmp_path / "dcgan.pt")
-    for way in ("--sample", "--evaluate", "--resume"):
-        assert "a checkpoint of dcgan.py" in complaint(capsys, way, tmp_path / "dcgan.pt")
-    (tmp_path / "short.pt").write_bytes(trained.read_bytes()[:5000])
-    assert "short.pt" in complaint(capsys, "--resume", tmp_path / "short.pt")
+def test_foreign_and_broken_checkpoints(refuses_foreign_and_broken, trained):
+    refuses_foreign_and_broken(trained)
 
 
-def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(capsys, train_here, tmp_path):
-    state = train_here(tmp_path / "run", "--max-steps", 1, "--log-every", 1)
-    state["G"]["net.0.weight"].fill_(float("nan"))
-    torch.save(state, tmp_path / "run" / "last.pt")
-    before = (tmp_path / "run" / "last.pt").read_bytes()
-    text = complaint(capsys, "--resume", tmp_path / "run" / "last.pt", "--max-steps", 9)
-    assert "loss_rec" in text and (tmp_path / "run" / "last.pt").read_bytes() == before
+def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(stops_at_nan):
+    stops_at_nan("loss_rec")
 
 
 def test_evaluate_with_inception_where_its_weights_are(trained, tmp_path):

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import count, differences, log_of, of_type
 from PIL import Image
-from test_bicyclegan import differences, log_of
 
 import datasets
 import metrics
@@ -17,14 +17,6 @@ import wgan
 SMALL = "--nz 4 --ngf 4 --ndf 4 --device cpu --save-every 0 --sample-every 0".split()
 POINTS = [*SMALL, "--dataset", "8gaussians", "--batch-size", "1000"]  # 10 steps an epoch
 MODES = ("clip", "gp", "sn")
-
-
-def count(net):
-    return sum(p.numel() for p in net.parameters())
-
-
-def of_type(net, *types):
-    return [module for module in net.modules() if isinstance(module, types)]
 
 
 def networks(lipschitz, channels=3, *flags):
@@ -47,19 +39,20 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture
-def train_here(data_dir, pictures, tmp_path, monkeypatch):
-    """train_here("--max-steps", 1) -> the checkpoint of a run on points or, images=True, on the folder's images."""
+def flags(data_dir):
+    return [*POINTS, "--data-dir", data_dir]
 
-    def train_here(*flags, images=False, out="run", draw=False):
-        if not draw:  # matplotlib takes longer than all the rest
-            monkeypatch.setattr(metrics.RunLog, "plot", lambda log: None)
-            monkeypatch.setattr(wgan, "draw_points", lambda *_: None)
-        of_images = [*SMALL, "--dataset", pictures, "--image-size", 16, "--batch-size", 4]
-        flags = [*(of_images if images else POINTS), "--data-dir", data_dir, "--out", tmp_path / out, *flags]
-        wgan.main([str(flag) for flag in flags])
-        return torch.load(tmp_path / out / "last.pt", weights_only=True)
 
-    return train_here
+@pytest.fixture
+def of(pictures):
+    """of["images"]: the flags that follow those of points where a run is to be one on the folder's images."""
+    return {"points": [], "images": ["--dataset", pictures, "--image-size", 16, "--batch-size", 4]}
+
+
+@pytest.fixture
+def no_curves(no_curves, monkeypatch):
+    """Nor pictures of points: matplotlib takes longer than all the rest."""
+    monkeypatch.setattr(wgan, "draw_points", lambda *_: None)
 
 
 # ---------------------------------------------------------------------------------------------------------- networks
@@ -184,10 +177,10 @@ def test_interpolates_lie_on_segments_each_with_its_own_share(shape):
     assert torch.equal(wgan.between(real, fake, torch.ones(16, 1)), real)
 
 
-def test_training_draws_a_share_for_each_image(train_here, monkeypatch):
+def test_training_draws_a_share_for_each_image(train_here, of, tmp_path, monkeypatch):
     shares, real_between = [], wgan.between
     monkeypatch.setattr(wgan, "between", lambda *a: shares.append(a[2]) or real_between(*a))
-    train_here("--max-steps", 2, "--log-every", 0, images=True)
+    train_here(tmp_path / "run", *of["images"], "--max-steps", 2, "--log-every", 0)
     training = [a.flatten().tolist() for a in shares if a.ndim == 2]
     assert [len(set(a)) for a in training] == [4, 4] and training[0] != training[1]
     assert all(0 <= x < 1 for a in training for x in a)
@@ -197,10 +190,13 @@ def test_training_draws_a_share_for_each_image(train_here, monkeypatch):
 
 
 @pytest.fixture
-def watch(monkeypatch, train_here):
-    """watch(look, *flags): after each backward, look("G" or "D", {"G": net, "D": net}, arguments of G's calls)."""
+def watch(monkeypatch, train_here, tmp_path):
+    """watch(look, *flags): after each backward, look("G" or "D", {"G": net, "D": net}, arguments of G's calls).
 
-    def watch(look, *flags, **options):
+    Not `watched`: what is looked at, weights and whether they are frozen, has changed when the run is over.
+    """
+
+    def watch(look, *flags):
         nets, inputs, build = {}, [], wgan.build
 
         def built(*args):
@@ -211,11 +207,10 @@ def watch(monkeypatch, train_here):
         def averaged(net):
             look("G" if net is nets["G"] else "D", nets, inputs)
 
-        monkeypatch.setattr(wgan, "build", built)
-        monkeypatch.setattr(wgan.metrics, "average_gradients", averaged)
-        state = train_here("--log-every", 0, *flags, **options)
-        monkeypatch.undo()
-        return state
+        with monkeypatch.context() as patch:
+            patch.setattr(wgan, "build", built)
+            patch.setattr(metrics, "average_gradients", averaged)
+            return train_here(tmp_path / "run", *flags, "--log-every", 0)
 
     return watch
 
@@ -225,8 +220,8 @@ def grads(net):
 
 
 @pytest.mark.parametrize("lipschitz", MODES)
-@pytest.mark.parametrize("images", [False, True])
-def test_each_step_leaves_the_other_player_alone(watch, lipschitz, images):
+@pytest.mark.parametrize("kind", ["points", "images"])
+def test_each_step_leaves_the_other_player_alone(watch, of, lipschitz, kind):
     seen = []
 
     def look(player, nets, _):
@@ -244,7 +239,7 @@ def test_each_step_leaves_the_other_player_alone(watch, lipschitz, images):
             seen.append(("G", None)), seen_g.append(grads(nets["G"]))
 
     seen_g = []
-    watch(look, "--lipschitz", lipschitz, "--n-critic", 2, "--max-steps", 5, images=images)
+    watch(look, *of[kind], "--lipschitz", lipschitz, "--n-critic", 2, "--max-steps", 5)
     assert "".join(who for who, _ in seen) == "DDGDDGD"
 
 
@@ -262,28 +257,27 @@ def test_five_critic_steps_before_each_of_the_generator_and_fresh_noise(watch):
     assert state["opt_G"]["state"][0]["step"] == 2 and state["opt_D"]["state"][0]["step"] == 11
 
 
-@pytest.mark.parametrize("images", [False, True])
-def test_weights_are_clipped_after_each_critic_step(watch, images):
+@pytest.mark.parametrize("kind", ["points", "images"])
+def test_weights_are_clipped_after_each_critic_step(watch, of, kind):
     largest = []
 
     def look(player, nets, _):  # before the optimiser's step: what the step before left
         largest.append(max(p.abs().max().item() for p in nets["D"].parameters()))
 
-    flags = ("--lipschitz", "clip", "--n-critic", 1, "--clip", 0.02, "--max-steps", 6)
-    state = watch(look, *flags, images=images)
+    state = watch(look, *of[kind], "--lipschitz", "clip", "--n-critic", 1, "--clip", 0.02, "--max-steps", 6)
     assert all(x <= 0.02 for x in largest[1:]) and largest[0] > 0.02  # G never sees more
     assert max(w.abs().max() for w in state["D"].values()) <= 0.02
     assert max(w.abs().max() for w in state["G"].values()) > 0.02
 
 
-@pytest.mark.parametrize("images", [False, True])
-def test_every_layer_has_a_largest_singular_value_of_one(train_here, images):
+@pytest.mark.parametrize("kind", ["points", "images"])
+def test_every_layer_has_a_largest_singular_value_of_one(train_here, of, tmp_path, kind):
     flags = "--lipschitz", "sn", "--max-steps", 30, "--epochs", 9, "--lr", 1e-3
-    state = train_here(*flags, images=images)
+    state = train_here(tmp_path / "run", *of[kind], *flags)
     args = wgan.build_parser().parse_args([*SMALL, "--lipschitz", "sn", "--image-size", "16"])
-    D = wgan.build(args, 3 if images else 0, "cpu", state)["D"].eval()
+    D = wgan.build(args, 3 if kind == "images" else 0, "cpu", state)["D"].eval()
     layers = of_type(D, torch.nn.Conv2d, torch.nn.Linear)
-    assert len(layers) == (3 if images else 4)
+    assert len(layers) == (3 if kind == "images" else 4)
     for layer in layers:
         largest = torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item()
         assert largest == pytest.approx(1, abs=0.05)
@@ -294,30 +288,30 @@ def test_every_layer_has_a_largest_singular_value_of_one(train_here, images):
 def test_scores_of_data_rise_above_those_of_samples(train_here, tmp_path, lipschitz):
     """G stands still: the critic's estimate must rise above 0, on held-out points as well."""
     flags = "--lipschitz", lipschitz, "--n-critic", 10**9, "--max-steps", 60, "--log-every", 20, "--lr", 1e-3
-    train_here(*flags, "--dataset", "25gaussians", "--epochs", 99)
+    train_here(tmp_path / "run", *flags, "--dataset", "25gaussians", "--epochs", 99)
     last = log_of(tmp_path / "run")[-1]
     assert float(last["wasserstein"]) > 0 and float(last["wasserstein_test"]) > 0
 
 
-def test_each_papers_optimiser(train_here, tmp_path):
+def test_each_papers_optimiser(train_here, of, tmp_path):
     for lipschitz, (lr, betas) in {"clip": (5e-5, None), "gp": (1e-4, (0.0, 0.9)), "sn": (2e-4, (0.0, 0.9))}.items():
-        state = train_here("--lipschitz", lipschitz, "--max-steps", 1, images=True, out=lipschitz)
+        state = train_here(tmp_path / lipschitz, *of["images"], "--lipschitz", lipschitz, "--max-steps", 1)
         for name in ("opt_G", "opt_D"):
             group = state[name]["param_groups"][0]
             assert group["lr"] == lr
             assert group["betas"] == betas if betas else "betas" not in group and group["alpha"] == 0.99  # RMSprop
         assert (state["args"]["lr"], state["args"]["beta1"]) == (lr, betas[0] if betas else None)
         assert json.loads((tmp_path / lipschitz / "args.json").read_text())["lr"] == lr
-        points = train_here("--lipschitz", lipschitz, "--max-steps", 1, out=f"{lipschitz} points")["args"]
+        points = train_here(tmp_path / f"{lipschitz} points", "--lipschitz", lipschitz, "--max-steps", 1)["args"]
         assert points["lr"] == 10 * lr and (points["lambda_gp"], state["args"]["lambda_gp"]) == (0.1, 10)
-    state = train_here("--lr", 3e-4, "--beta1", 0.5, "--max-steps", 1, out="mine")
+    state = train_here(tmp_path / "mine", "--lr", 3e-4, "--beta1", 0.5, "--max-steps", 1)
     assert state["opt_D"]["param_groups"][0]["betas"] == (0.5, 0.9)
     defaults = wgan.build_parser().parse_args([])
     assert (defaults.n_critic, defaults.clip, defaults.lipschitz) == (5, 0.01, "gp")
 
 
-@pytest.mark.parametrize("images", [False, True])
-def test_half_precision_keeps_the_penalty_finite(train_here, tmp_path, images, monkeypatch):
+@pytest.mark.parametrize("kind", ["points", "images"])
+def test_half_precision_keeps_the_penalty_finite(train_here, of, tmp_path, kind, monkeypatch):
     kinds, real_slopes = set(), wgan.slopes
 
     def spy(D, x):
@@ -327,23 +321,23 @@ def test_half_precision_keeps_the_penalty_finite(train_here, tmp_path, images, m
         return result
 
     monkeypatch.setattr(wgan, "slopes", spy)
-    train_here("--amp", "--max-steps", 5, "--log-every", 1, images=images)
+    train_here(tmp_path / "run", *of[kind], "--amp", "--max-steps", 5, "--log-every", 1)
     assert kinds == {torch.float32}
     assert all(math.isfinite(float(row["loss_gp"])) for row in log_of(tmp_path / "run"))
 
 
-def test_the_log_changes_nothing(train_here):
+def test_the_log_changes_nothing(train_here, of, tmp_path):
     for lipschitz in MODES:
-        flags = "--lipschitz", lipschitz, "--max-steps", 6
-        often = train_here(*flags, "--log-every", 1, images=True, out=f"{lipschitz}1")
-        never = train_here(*flags, "--log-every", 0, images=True, out=f"{lipschitz}0")
+        flags = *of["images"], "--lipschitz", lipschitz, "--max-steps", 6
+        often = train_here(tmp_path / f"{lipschitz}1", *flags, "--log-every", 1)
+        never = train_here(tmp_path / f"{lipschitz}0", *flags, "--log-every", 0)
         names = ("G", "D", "opt_G", "opt_D", "noise")
         assert differences({n: often[n] for n in names}, {n: never[n] for n in names}) == []
 
 
 @pytest.mark.parametrize("lipschitz", MODES)
 def test_columns_of_the_log(train_here, tmp_path, lipschitz):
-    train_here("--lipschitz", lipschitz, "--max-steps", 6, "--log-every", 2)
+    train_here(tmp_path / "run", "--lipschitz", lipschitz, "--max-steps", 6, "--log-every", 2)
     rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(open(tmp_path / "run" / "log.csv"))]
     extra = {"gp": {"loss_gp"}, "clip": {"at_bound"}, "sn": set()}[lipschitz]
     common = {"step", "epoch", "wasserstein", "wasserstein_test", "loss_G", "slope", "distinct", "images_per_s"}
@@ -357,29 +351,23 @@ def test_columns_of_the_log(train_here, tmp_path, lipschitz):
 
 
 @pytest.mark.parametrize("lipschitz", MODES)
-@pytest.mark.parametrize("images", [False, True])
-def test_2n_epochs_equal_n_and_n_resumed_to_the_bit(train_here, tmp_path, lipschitz, images):
-    flags = "--lipschitz", lipschitz, "--n-critic", 4, "--log-every", 3  # 4 divides neither 6 nor 10 steps
-    whole = train_here(*flags, "--epochs", 2, images=images, out="whole")
-    train_here(*flags, "--epochs", 1, images=images, out="half")
-    half = tmp_path / "half" / "last.pt"
-    resumed = train_here("--resume", half, *flags, "--epochs", 2, images=images, out="half")
-    assert whole["step"] == (12 if images else 20) and differences(whole, resumed) == []
-    steps = {row["step"] for row in log_of(tmp_path / "whole")}
-    assert [row for row in log_of(tmp_path / "half") if row["step"] in steps] == log_of(tmp_path / "whole")
+@pytest.mark.parametrize("kind", ["points", "images"])
+def test_2n_epochs_equal_n_and_n_resumed_to_the_bit(in_two_parts, of, lipschitz, kind):
+    more = "--lipschitz", lipschitz, "--n-critic", 4, "--log-every", 3  # 4 divides neither 6 nor 10 steps
+    whole = in_two_parts(("--epochs", 1), *of[kind], *more, "--epochs", 2)
+    assert whole["step"] == (12 if kind == "images" else 20)
 
 
-def test_the_same_command_gives_the_same_bits_and_another_seed_does_not(train_here):
-    a, b, c = (train_here("--max-steps", 5, "--seed", seed, out=out) for out, seed in (("a", 0), ("b", 0), ("c", 1)))
-    assert differences(a, b) == [] and differences(a, c) != []
+def test_the_same_command_gives_the_same_bits_and_another_seed_does_not(reproducible):
+    reproducible("--max-steps", 5)
 
 
-def test_two_processes_equal_one_with_twice_the_batch(run, data_dir, tmp_path):
-    flags = [*POINTS, "--data-dir", data_dir, "--max-steps", 5, "--n-critic", 2, "--log-every", 1, "--lr", 1e-4]
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    run("wgan.py", *flags, "--batch-size", 16, "--out", tmp_path / "two", launcher=torchrun)
-    wgan.main([str(flag) for flag in (*flags, "--batch-size", 32, "--out", tmp_path / "one")])
-    one, two = (torch.load(tmp_path / n / "last.pt", weights_only=True) for n in ("one", "two"))
+def test_two_processes_equal_one_with_twice_the_batch(torchrun, train_here, flags, tmp_path):
+    more = ["--max-steps", 5, "--n-critic", 2, "--log-every", 1, "--lr", 1e-4]
+    code = "script.draw_points = lambda *_: None; train(out, *flags)"
+    torchrun(tmp_path / "two", *flags, *more, "--batch-size", 16, code=code)
+    one = train_here(tmp_path / "one", *more, "--batch-size", 32)
+    two = torch.load(tmp_path / "two" / "last.pt", weights_only=True)
     start = {name: net.state_dict() for name, net in zip("GD", networks("gp", 0), strict=True)}
     for net in "GD":
         for key, value in one[net].items():
@@ -414,9 +402,9 @@ def test_scores_of_points():
     assert len(metrics.score_points("swissroll", noise, test, train)) == 1
 
 
-def test_it_learns(train_here):
+def test_it_learns(train_here, tmp_path):
     flags = "--ngf 16 --ndf 16 --nz 2 --batch-size 64 --n-critic 3 --lr 2e-3 --max-steps 1000".split()
-    state, distances = train_here(*flags, "--log-every", 0), []
+    state, distances = train_here(tmp_path / "run", *flags, "--log-every", 0), []
     args, test = wgan.build_parser().parse_args(flags), datasets.load("8gaussians", "test", points=True).points
     torch.manual_seed(0)
     z = torch.randn(len(test), 2)
@@ -427,8 +415,10 @@ def test_it_learns(train_here):
 
 
 @pytest.mark.parametrize("name", datasets.TOYS)
-def test_pictures_of_points(train_here, tmp_path, name):
-    train_here("--dataset", name, "--max-steps", 2, "--sample-every", 1, draw=True)
+def test_pictures_of_points(flags, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(metrics.RunLog, "plot", lambda log: None)  # not the curves
+    flags = [*flags, "--dataset", name, "--max-steps", 2, "--sample-every", 1, "--out", tmp_path / "run"]
+    wgan.main([*map(str, flags)])
     made = {p.name for p in (tmp_path / "run" / "samples").iterdir()}
     assert made == {"0000001.png", "0000002.png"}
     wgan.main(["--sample", str(tmp_path / "run" / "last.pt")])
@@ -439,20 +429,15 @@ def test_pictures_of_points(train_here, tmp_path, name):
 # ------------------------------------------------------------------------------------------------------- command line
 
 
-def test_smoke_train_sample_resume(run, train_here, tmp_path):
-    train_here("--max-steps", 1, images=True, draw=True)
-    made = {p.relative_to(tmp_path / "run").as_posix() for p in (tmp_path / "run").rglob("*") if p.is_file()}
-    assert made == {"args.json", "log.csv", "curves.png", "last.pt", "samples/0000001.png"}
-    run("wgan.py", "--sample", tmp_path / "run" / "last.pt")
+def test_smoke_train_sample_resume(smoke, of, tmp_path):
+    smoke(*of["images"])
     for name, columns, rows in (("samples", 6, 6), ("interpolation", 10, 6)):
         with Image.open(tmp_path / "run" / "samples" / f"{name}.png") as picture:
             assert picture.size == (2 + columns * 18, 2 + rows * 18)
-    wgan.main(["--resume", str(tmp_path / "run" / "last.pt"), "--max-steps", "2"])
-    assert [row["step"] for row in log_of(tmp_path / "run")] == ["1", "2"]
 
 
 def test_evaluate_points(train_here, tmp_path):
-    train_here("--max-steps", 2, "--eval-every", 2)
+    train_here(tmp_path / "run", "--max-steps", 2, "--eval-every", 2)
     wgan.main(["--evaluate", str(tmp_path / "run" / "last.pt")])
     facts = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert facts["step"] == 2 and facts["minutes"] > 0
@@ -462,7 +447,7 @@ def test_evaluate_points(train_here, tmp_path):
     assert json.loads((tmp_path / "run" / "metrics-0000002.json").read_text())["scores"] == facts["scores"]
 
 
-def test_evaluate_images_asks_the_judges(train_here, tmp_path, monkeypatch):
+def test_evaluate_images_asks_the_judges(train_here, of, tmp_path, monkeypatch):
     asked = {}
 
     def judge(fake, test, train, judges):
@@ -471,7 +456,7 @@ def test_evaluate_images_asks_the_judges(train_here, tmp_path, monkeypatch):
 
     monkeypatch.setattr(metrics, "load_judges", lambda *a: a[0], raising=False)
     monkeypatch.setattr(metrics, "judge", judge, raising=False)
-    train_here("--max-steps", 1, images=True)
+    train_here(tmp_path / "run", *of["images"], "--max-steps", 1)
     wgan.main(["--evaluate", str(tmp_path / "run" / "last.pt"), "--fid-images", "3", "--fid-dims", "64"])
     assert asked["fake"].shape == (3, 3, 16, 16) and asked["fake"].dtype == torch.uint8 and asked["judges"] == 64
     assert len(asked["train"]) == 27 and len(asked["test"]) == 5
@@ -479,48 +464,38 @@ def test_evaluate_images_asks_the_judges(train_here, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("lipschitz", MODES)
-def test_fully_connected_images(train_here, lipschitz):
-    state = train_here("--arch", "mlp", "--lipschitz", lipschitz, "--max-steps", 2, "--n-critic", 1, images=True)
+def test_fully_connected_images(train_here, of, tmp_path, lipschitz):
+    flags = *of["images"], "--arch", "mlp", "--lipschitz", lipschitz, "--max-steps", 2, "--n-critic", 1
+    state = train_here(tmp_path / "run", *flags)
     assert state["channels"] == 3
 
 
 # --------------------------------------------------------------------------------------------------------- bad input
 
 
-def complaint(capsys, *flags):
-    """The one sentence on stderr of a command that must fail without a traceback."""
-    with pytest.raises(SystemExit) as stop:
-        wgan.main([str(flag) for flag in flags])
-    text = capsys.readouterr().err
-    assert stop.value.code not in (0, None) and "Traceback" not in text
-    return text[text.find("wgan.py: ") :]
-
-
-def test_complaints_name_the_thing_and_the_remedy(capsys, train_here, pictures, data_dir, tmp_path):
-    train_here("--max-steps", 1)
-    trained, flags = tmp_path / "run" / "last.pt", [*POINTS, "--data-dir", data_dir, "--out", tmp_path / "new"]
-    assert "--lipschitz" in complaint(capsys, *flags, "--lipschitz", "wc")
-    assert "RMSprop" in complaint(capsys, *flags, "--lipschitz", "clip", "--beta1", 0.5)
+def test_complaints_name_the_thing_and_the_remedy(complaint, train_here, flags, of, pictures, tmp_path):
+    train_here(tmp_path / "run", "--max-steps", 1)
+    trained, flags = tmp_path / "run" / "last.pt", [*flags, "--out", tmp_path / "new"]
+    assert "--lipschitz" in complaint(*flags, "--lipschitz", "wc")
+    assert "RMSprop" in complaint(*flags, "--lipschitz", "clip", "--beta1", 0.5)
     for flag, value in (("--n-critic", 0), ("--clip", 0), ("--lr", -1), ("--nz", 0), ("--lambda-gp", -1)):
-        assert flag in complaint(capsys, *flags, flag, value)
-    assert "--image-size 30" in complaint(capsys, *flags, "--dataset", pictures, "--image-size", 30)
-    assert "unknown data set" in complaint(capsys, *flags, "--dataset", "9gaussians")
-    assert "no checkpoint" in complaint(capsys, "--sample", tmp_path / "none.pt")
-    assert "holds a run" in complaint(capsys, *flags, "--out", tmp_path / "run")
-    assert "at its end" in complaint(capsys, "--resume", trained, "--max-steps", 1)
-    assert "lipschitz gp" in complaint(capsys, "--resume", trained, "--lipschitz", "sn", "--max-steps", 2)
-    assert "makes points" in complaint(capsys, "--evaluate", trained, "--dataset", pictures)
-    torch.save({**torch.load(trained, weights_only=True), "script": "dcgan"}, tmp_path / "dcgan.pt")
-    assert "dcgan.py" in complaint(capsys, "--evaluate", tmp_path / "dcgan.pt")
+        assert flag in complaint(*flags, flag, value)
+    assert "--image-size 30" in complaint(*flags, "--dataset", pictures, "--image-size", 30)
+    assert "unknown data set" in complaint(*flags, "--dataset", "9gaussians")
+    assert "no checkpoint" in complaint("--sample", tmp_path / "none.pt")
+    assert "holds a run" in complaint(*flags, "--out", tmp_path / "run")
+    assert "at its end" in complaint("--resume", trained, "--max-steps", 1)
+    assert "lipschitz gp" in complaint("--resume", trained, "--lipschitz", "sn", "--max-steps", 2)
+    assert "makes points" in complaint("--evaluate", trained, "--dataset", pictures)
     assert not (tmp_path / "new").exists()  # nothing was begun
-    train_here("--max-steps", 1, images=True, out="images")
-    assert "makes images" in complaint(capsys, "--evaluate", tmp_path / "images" / "last.pt", "--dataset", "swissroll")
+    train_here(tmp_path / "images", *of["images"], "--max-steps", 1)
+    assert "makes images" in complaint("--evaluate", tmp_path / "images" / "last.pt", "--dataset", "swissroll")
 
 
-def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(capsys, train_here, tmp_path):
-    state, path = train_here("--max-steps", 1, "--log-every", 1), tmp_path / "run" / "last.pt"
-    state["G"]["0.weight"].fill_(float("nan"))
-    torch.save(state, path)
-    before = path.read_bytes()
-    text = complaint(capsys, "--resume", path, "--max-steps", 9)
-    assert "loss_G" in text and path.read_bytes() == before
+def test_foreign_and_broken_checkpoints(refuses_foreign_and_broken, train_here, tmp_path):
+    train_here(tmp_path / "run", "--max-steps", 1)
+    refuses_foreign_and_broken(tmp_path / "run" / "last.pt")
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(stops_at_nan):
+    stops_at_nan("loss_G")
