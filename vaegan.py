@@ -75,8 +75,8 @@ def build_parser():
     p.add_argument("--lr-d", type=float, default=3e-4, help="learning rate of D (paper: as --lr)")
     p.add_argument("--decay-from", type=int, default=4, help="epoch from which the rates fall to 0; 0 = never (paper)")
     p.add_argument("--nz", type=int, default=32, help="length of the code z (paper: 128)")
-    for name, width, paper in (("nef", 24, 64), ("ngf", 12, 32), ("ndf", 12, 32)):
-        p.add_argument(f"--{name}", type=int, default=width, help=f"channels next to the image (paper: {paper})")
+    for name, width, net in (("nef", 24, "E (paper: 64)"), ("ngf", 12, "G (paper: 32)"), ("ndf", 12, "D (paper: 32)")):
+        p.add_argument(f"--{name}", type=int, default=width, help=f"channels next to the image, in {net}")
     p.add_argument("--fc", type=int, default=256, help="units of E's hidden layer (paper: 2048, its code: 1024)")
     p.add_argument("--leaky", type=float, default=0.2, help="slope of the activations below 0 (paper: 0)")
     p.add_argument("--norm-d", default="none", choices=("none", "batch"), help="normalisation in D (paper: batch)")
