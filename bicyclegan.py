@@ -175,7 +175,8 @@ class Discriminator(nn.Module):
         if kind == "vanilla":  # as DCGAN: halve down to 4 x 4, then one score for the whole picture
             nets = [self.convnet(in_channels, ndf, int(math.log2(image_size)) - 2, patch=False)]
         else:  # patches of 34 x 34 pixels below 256 px (official "128"), 70 x 70 from there on ("256")
-            nets = [self.convnet(in_channels, n, 2 if image_size < 256 else 3, patch=True) for n in (ndf, -(-ndf // 2))]
+            halvings = 2 if image_size < 256 else 3
+            nets = [self.convnet(in_channels, n, halvings, patch=True) for n in (ndf, max(1, ndf // 2))]
         self.nets = nn.ModuleList(nets)
 
     @staticmethod

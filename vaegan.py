@@ -16,13 +16,13 @@ Larsen et al., "Autoencoding beyond pixels using a learned similarity metric", I
   in the Dis_l of a finished run, --dis-from, whose D learns no more (section 4.1). --gamma 0 makes G that of a GAN.
 
 Differences from the paper and its official code:
-  1. gamma weighs half the *mean* square of Dis_l's differences, and so means the same at every size of Dis_l. In E's
-     loss, where prior is in nats, llike is the sum, as in Algorithm 1.
+  1. gamma weighs half the *mean* square in Dis_l, and so means the same at every size; E, beside nats, has the sum.
   2. llike's variance is that of Dis_l(x), not 1: as D learns, Dis_l grows. --unit-variance is the paper's.
   3. D has no BatchNorm, and a rate of its own. --norm-d batch, the paper's, sees x, rec and fake as one batch, as the
      official code does: in a short run G then shrinks Dis_l of all three by how it draws fake.
-  4. G maximises log D(rec) + log D(fake), the paper's form: --dec-loss saturating. Adam, not RMSprop. Sizes, gamma,
-     beta fit a CPU. --equilibrium, the official code's rule, is not in the paper: who is far ahead, G or D, pauses.
+  4. G maximises log D(rec) + log D(fake); the paper's form: --dec-loss saturating. rec and fake weigh half each, as in
+     the official code. Adam, not RMSprop; --beta1 0 --beta2 0.9 is near it. Sizes, gamma and beta fit a CPU.
+  5. --equilibrium, the official code's rule, is not in the paper: G or D pauses while it is far ahead.
 
 Measured, the default run on two CPU cores: 9 minutes, FID-768 1.63 (floor 0.04),
 reconstruction FID-768 1.41 (floor 0.04), in-domain edit success 0.86, in-domain rest kept 0.92.
