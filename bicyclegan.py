@@ -248,7 +248,7 @@ def build(args, channels, device, checkpoint=None):
 
 def load_pairs(args, split, channels):
     """A split of --dataset; channels (of A, of B), 0 = as the set has them."""
-    how = dict(data_dir=args.data_dir, direction=args.direction, input_channels=channels[0], channels=channels[1])
+    how = dict(**datasets.how_to_load(args), direction=args.direction, input_channels=channels[0], channels=channels[1])
     return datasets.load(args.dataset, split, args.image_size, paired=True, **how)
 
 
@@ -258,7 +258,7 @@ def sample(args, checkpoint):
     G, E, *_ = build(args, checkpoint["channels"], device, checkpoint).values()
     c_A, c_B = checkpoint["channels"]
     if args.input:
-        A, files = datasets.read_images(args.input, args.image_size, channels=c_A)
+        A, files = datasets.read_images(args.input, args.image_size, channels=c_A, resize=args.resize)
         A, truth = datasets.to_float(A, device), {}
     else:
         rows, files = datasets.fixed_batch(load_pairs(args, "test", (c_A, c_B)), 8, device), []
@@ -267,7 +267,7 @@ def sample(args, checkpoint):
     samples, t = datasets.paint(G, A, z), torch.linspace(0, 1, 10, device=device)[:, None]
     walk = datasets.paint(G, A, (1 - t) * z[0] + t * z[1], [f"{x:.1f}" for x in t.flatten().tolist()])
     if args.style_from:
-        style, _ = datasets.read_images(args.style_from, args.image_size, channels=c_B, limit=1)
+        style, _ = datasets.read_images(args.style_from, args.image_size, channels=c_B, limit=1, resize=args.resize)
         with torch.no_grad():
             mu, _ = E(datasets.to_float(style, device))  # (1, nz): the likeliest code of that picture
         samples = datasets.paint(G, A, mu, ["style"]) | samples

@@ -154,7 +154,7 @@ def build(args, channels, device, checkpoint=None):
 
 def load_labelled(args, split, channels=(0, 0)):
     """A split of --dataset, which must have classes; channels (of an image, number of classes), 0 = as the set has."""
-    how = dict(data_dir=args.data_dir, channels=channels[0], input_channels=channels[0])
+    how = dict(**datasets.how_to_load(args), channels=channels[0], input_channels=channels[0])
     data = datasets.load(args.dataset, split, args.image_size, **how)
     if data.labels is None:
         raise datasets.DataError(f"{args.dataset} has no classes; use digits, mnist or a folder of class folders")

@@ -223,7 +223,8 @@ def load_domains(args, split, image_size=0):
     """A split of --dataset as its two domains, in colour: the identity loss needs as many channels on both sides."""
     faces = args.dataset in ("faces", "celeba") and not args.classes
     how = dict(attribute=args.attribute or ("Eyeglasses" if faces else ""), classes=args.classes, channels=3)
-    return datasets.load_domains(args.dataset, split, image_size or args.image_size, data_dir=args.data_dir, **how)
+    how |= datasets.how_to_load(args)
+    return datasets.load_domains(args.dataset, split, image_size or args.image_size, **how)
 
 
 def pictures(data, n, device):
@@ -247,7 +248,7 @@ def sample(args, checkpoint):
     """--sample: translations.png, two_by_two.png and, with --input, every translation in a file of its own."""
     device, _, _ = metrics.pick_device(args.device)
     if args.input:
-        x, files = datasets.read_images(args.input, args.image_size, channels=checkpoint["channels"])
+        x, files = datasets.read_images(args.input, args.image_size, checkpoint["channels"], resize=args.resize)
         A = B = datasets.to_float(x, device)
     else:
         (A, B), files = pictures(load_domains(args, "test"), args.num_samples, device), []

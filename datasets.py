@@ -13,20 +13,27 @@ A set is a built-in one (drawn here, nothing to download), a known one (found in
 any folder of images: see `load`. Decoding one JPEG takes longer than a small network's step on it, so every picture is
 decoded once, and kept as bytes in `data_dir/cache` (which may be deleted at any time).
 
-    python datasets.py                                  the table of sets
-    python datasets.py facades --preview facades.png    a contact sheet of one
+    python datasets.py                                  the sets: images, size, licence, and which are here
+    python datasets.py horse2zebra                      all about one, or about a folder of your own
+    python datasets.py horse2zebra --download           fetch it now, not when a script asks for it
+    python datasets.py photos/ --preview sheet.png      a contact sheet, with classes or attributes
+    python datasets.py photos/ --check                  decode every file, name each bad one
 """
 
 import argparse
+import atexit
 import colorsys
 import contextlib
 import csv
+import difflib
 import functools
 import gzip
 import hashlib
 import http.client
+import itertools
 import json
 import math
+import multiprocessing
 import os
 import random
 import re
@@ -61,17 +68,25 @@ try:
 except ImportError:  # Windows: `locked` does nothing there
     fcntl = None
 
-CACHE_FORMAT = 1  # part of every cache's name: raise it when decoding changes
+CACHE_FORMAT = 2  # part of every cache's name: raise it when decoding changes
 NPY_HEADER = 128  # bytes before the pixels in a .npy file
 MMAP_BYTES = 256 << 20  # a larger array stays on the disk and is memory-mapped
 MAX_PIXELS = 64_000_000  # a larger picture is refused: it may be a decompression bomb
 IMAGE_TYPES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
-PIX2PIX_URL = "http://efrosgans.eecs.berkeley.edu/pix2pix/datasets"  # or the environment variable DATASETS_URL
-CYCLEGAN_URL = "http://efrosgans.eecs.berkeley.edu/cyclegan/datasets"  # likewise
+OTHER_TYPES = {".heic", ".heif", ".avif", ".jp2", ".psd", ".tga", ".dng", ".cr2", ".nef"}  # counted as bad files
+RESIZES = ("crop", "stretch", "pad")
 
 
 class DataError(ValueError):
     """What is wrong with the user's data, and what to do, in one sentence."""
+
+
+class Damaged(DataError):
+    """A file that is not what it ought to be: fetching it again may help."""
+
+
+class NoSuchSplit(DataError):
+    """The set is there, and has no pictures for this split."""
 
 
 def warn(text: str) -> None:
@@ -84,68 +99,236 @@ def warn(text: str) -> None:
 
 
 class Known(NamedTuple):
-    reader: str  # "builtin", "toy", "pix2pix", "cyclegan", "celeba", "idx" or "torchvision"
+    """What there is to know of a set before it is here."""
+
+    reader: str  # "builtin", "toy", "pix2pix", "cyclegan", "celeba", "idx", "torchvision" or "folder"
     what: str
     channels: tuple[int, ...]  # one number, or two for pairs: of A and of B; none for points
     images: dict[str, int]  # of each split, where the set is complete
-    source: str
-    licence: str
+    scripts: str  # those that it is meant for
+    licence: str  # in the words of its source
+    folder: str = ""  # its place in data_dir
+    files: dict[str, str] = {}  # to fetch, and the md5 or sha256 of each, "" where none is published
+    size: str = ""  # of these files
+    home: str = ""  # the address before their names, or the page that hands them out
 
 
-def counts(train: int, val: int = 0, test: int = 0) -> dict[str, int]:
-    return {split: count for split, count in (("train", train), ("val", val), ("test", test)) if count}
+def counts(train: int, val: int = 0, test: int = 0, unlabeled: int = 0) -> dict[str, int]:
+    images = {"train": train, "val": val, "test": test, "unlabeled": unlabeled}
+    return {split: count for split, count in images.items() if count}
 
 
+def pix2pix(name: str, what: str, channels: tuple[int, int], images: dict, size: str) -> Known:
+    where = (name, {f"{name}.tar.gz": ""}, size, "http://efrosgans.eecs.berkeley.edu/pix2pix/datasets")
+    return Known("pix2pix", what + ", pairs", channels, images, "bicyclegan, cyclegan", "not stated", *where)
+
+
+def cyclegan(name: str, train: str, test: str, megabytes: str, sha256: str) -> Known:
+    what, images = name.replace("2", " and ", 1).replace("_", " "), counts(int(train), test=int(test))
+    where = (name, {f"{name}.zip": sha256}, f"{megabytes} MB", "https://efrosgans.eecs.berkeley.edu/cyclegan/datasets")
+    return Known("cyclegan", what + ", two domains", (3,), images, "cyclegan", "not stated", *where)
+
+
+def idx(what: str, scripts: str, licence: str, folder: str, md5s: str, size: str, home: str) -> Known:
+    files = (f"{split}-{kind}-ubyte.gz" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
+    md5s = dict(zip(files, md5s.split(), strict=True))  # as in torchvision
+    return Known("idx", what, (1,), counts(60000, test=10000), scripts, licence, folder, md5s, size, home)
+
+
+CYCLEGAN = """
+horse2zebra            2401  260 117 a74d9d392eecca9966b51287a76ca126af473d9de4f3e8fc0e9cda08fa1730a1
+apple2orange           2014  514  78 845a191e9af8926408ea597001cd03a452e3300a1f44a79fe329b3d59f6e3eb8
+summer2winter_yosemite 2193  547 133 167fe1726807a9d22bd106b4a6c0bd7953b688af924ac1bf967439c4961e49f9
+monet2photo            7359  872 305 88f91b00fc228f97c9411fbf1880ec1d119c98f1722e4cfcfaa2fb35fac05b04
+cezanne2photo          6812  809 280 3a6c10ca21f9485862f1cbd707744b9dc258954a04631271d23a3605eeb63cff
+ukiyoe2photo           6849 1014 293 02a2a2fb5ecf425ca1bf86aca7304377da64a2a1d3b86df54eb65e4068bf3b08
+vangogh2photo          6687 1151 307 362c3473e70be0944bda08d49d660eafdc2854df55d697835b8186d1d79caaff
+iphone2dslr_flower     5137 1049 340 8fcb5e374d631b107e1d961b8c4cd0a186aa2a4ff3e279923f4c426128de7113
+"""  # training and test pictures, megabytes; the checksums that TensorFlow Datasets publishes
+FACES, GANS = "dcgan, vaegan, starGAN, cyclegan", "dcgan, vae, cgan, wgan"
+STL10 = (  # the labelled pictures and the others come in one archive
+    "stl10_binary",
+    {"stl10_binary.tar.gz": "91f7769df0f17e558f3565bffb0c7dfb"},
+    "2.6 GB",
+    "http://ai.stanford.edu/~acoates/stl10",
+)
 KNOWN = {
-    "faces": Known("builtin", "cartoon faces, 8 attributes", (3,), counts(4000, test=1000), "drawn here", "MIT"),
-    "edges2faces": Known("builtin", "outlines to those faces", (1, 3), counts(2400, test=500), "drawn here", "MIT"),
-    "digits": Known("builtin", "written digits, 10 classes", (1,), counts(5000, test=1000), "drawn here", "MIT"),
-    "8gaussians": Known("toy", "points, 8 clusters on a circle", (), counts(10000, test=2000), "drawn here", "MIT"),
-    "25gaussians": Known("toy", "points, 25 clusters on a grid", (), counts(10000, test=2000), "drawn here", "MIT"),
-    "swissroll": Known("toy", "points on a spiral", (), counts(10000, test=2000), "drawn here", "MIT"),
-    "edges2shoes": Known("pix2pix", "outlines to shoes", (1, 3), counts(49825, 200), "Zappos50K, 2.2 GB", "research"),
-    "edges2handbags": Known("pix2pix", "outlines to bags", (1, 3), counts(138567, 200), "Amazon, 8.6 GB", "not stated"),
-    "facades": Known("pix2pix", "facades to labels", (3, 3), counts(400, 100, 106), "CMP facades, 31 MB", "research"),
-    "maps": Known("pix2pix", "aerial photos to maps", (3, 3), counts(1096, 1098), "Google, 246 MB", "not stated"),
-    "night2day": Known("pix2pix", "night to day", (3, 3), counts(17823, 2287, 2297), "Laffont, 1.9 GB", "research"),
-    "horse2zebra": Known("cyclegan", "horses, zebras", (3,), counts(2401, test=260), "ImageNet, 117 MB", "research"),
-    "apple2orange": Known("cyclegan", "apples, oranges", (3,), counts(2014, test=514), "ImageNet, 78 MB", "research"),
-    "summer2winter_yosemite": Known(
-        "cyclegan", "summer, winter", (3,), counts(2193, test=547), "Flickr, 133 MB", "not stated"
+    "faces": Known("builtin", "cartoon faces, 8 attributes", (3,), counts(4000, test=1000), FACES, "MIT"),
+    "edges2faces": Known(
+        "builtin", "outlines to those faces, pairs", (1, 3), counts(2400, test=500), "bicyclegan, cyclegan", "MIT"
     ),
-    "monet2photo": Known("cyclegan", "Monet, photos", (3,), counts(7359, test=872), "305 MB", "not stated"),
+    "digits": Known("builtin", "written digits, 10 classes", (1,), counts(5000, test=1000), GANS, "MIT"),
+    "8gaussians": Known("toy", "points, 8 clusters on a circle", (), counts(10000, test=2000), "wgan", "MIT"),
+    "25gaussians": Known("toy", "points, 25 clusters on a grid", (), counts(10000, test=2000), "wgan", "MIT"),
+    "swissroll": Known("toy", "points on a spiral", (), counts(10000, test=2000), "wgan", "MIT"),
+    "mnist": idx(
+        "written digits, 10 classes",
+        GANS,
+        "CC BY-SA 3.0",
+        "MNIST/raw",
+        "f68b3c2dcbeaaa9fbdd348bbdeb94873 d53e105ee54ea40749a09fcbcd1e9432 "
+        "9fb629c4189551a2d022fa330f9573f3 ec29112dd5afa0611ce80d1b7f02629c",
+        "12 MB",
+        "https://ossci-datasets.s3.amazonaws.com/mnist",
+    ),
+    "fashion-mnist": idx(
+        "clothes, 10 classes",
+        GANS,
+        "MIT",
+        "FashionMNIST/raw",
+        "8d4fb7e6c68d591d4c3dfef9ec88bf0d 25c81989df183df01b3e8a0aad5dffbe "
+        "bef4ecab320f06d8554ea6380940ec79 bb300cfdad3c16e7a12a480ee83cd310",
+        "31 MB",
+        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
+    ),
+    "cifar10": Known(
+        "torchvision",
+        "photos, 10 classes",
+        (3,),
+        counts(50000, test=10000),
+        GANS,
+        "not stated",
+        "cifar-10-batches-py",
+        {"cifar-10-python.tar.gz": "c58f30108f718f92721af3b95e74349a"},
+        "170 MB",
+        "https://www.cs.toronto.edu/~kriz",
+    ),
+    "stl10": Known(
+        "torchvision", "photos, 10 classes", (3,), counts(5000, 0, 8000, 100000), GANS, "not stated", *STL10
+    ),
+    "stl10-unlabeled": Known(
+        "torchvision",
+        "its photos without labels",
+        (3,),
+        counts(100000, test=8000),
+        "dcgan, wgan",
+        "not stated",
+        *STL10,
+    ),
     "celeba": Known(
-        "celeba", "faces, 40 attributes", (3,), counts(162770, 19867, 19962), "by hand, 1.4 GB", "research"
+        "celeba",
+        "faces, 40 attributes",
+        (3,),
+        counts(162770, 19867, 19962),
+        FACES,
+        "non-commercial research",
+        "celeba",
+        {
+            "img_align_celeba.zip": "00d2c5bc6d35e252742224ab0c1e8fcb",
+            "list_attr_celeba.txt": "75e246fa4810816ffd6ee81facbd244c",
+            "list_eval_partition.txt": "d32c9cbf5e040fd4025c592c306e6668",
+        },
+        "1.5 GB",
+        "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html",
     ),
-    "mnist": Known("idx", "written digits, 10 classes", (1,), counts(60000, test=10000), "12 MB", "CC BY-SA 3.0"),
-    "fashion-mnist": Known("idx", "clothes, 10 classes", (1,), counts(60000, test=10000), "Zalando, 31 MB", "MIT"),
-    "cifar10": Known("torchvision", "photos, 10 classes", (3,), counts(50000, test=10000), "170 MB", "not stated"),
-    "stl10": Known("torchvision", "photos, 10 classes", (3,), counts(5000, test=8000), "ImageNet, 2.6 GB", "research"),
+    "edges2shoes": pix2pix("edges2shoes", "outlines to shoes", (1, 3), counts(49825, 200), "2.2 GB"),
+    "edges2handbags": pix2pix("edges2handbags", "outlines to bags", (1, 3), counts(138567, 200), "8.6 GB"),
+    "facades": pix2pix("facades", "facades to labels", (3, 3), counts(400, 100, 106), "30 MB"),
+    "maps": pix2pix("maps", "aerial photos to maps", (3, 3), counts(1096, 1098), "250 MB"),
+    "night2day": pix2pix("night2day", "places by night to day", (3, 3), counts(17823, 10, 2287), "2.0 GB"),
+    **{row.split()[0]: cyclegan(*row.split()) for row in CYCLEGAN.strip().splitlines()},
+    "deepfashion-inshop": Known(
+        "folder",
+        "clothes, 23 classes",
+        (3,),
+        counts(25882, test=26830),
+        "vaegan, starGAN, cyclegan",
+        "non-commercial research",
+        "deepfashion-inshop",
+        {"Img/img.zip": "", "Eval/list_eval_partition.txt": ""},
+        "not stated",
+        "https://mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html",
+    ),
+    "deepfashion-multimodal": Known(
+        "folder",
+        "clothes, 23 classes",
+        (3,),
+        counts(44096),
+        "vaegan, starGAN, cyclegan",
+        "non-commercial research",
+        "deepfashion-multimodal",
+        {"images.zip": ""},
+        "5.4 GB",
+        "https://github.com/yumingj/DeepFashion-MultiModal",
+    ),
+    "utkface": Known(
+        "folder",
+        "faces, 10 attributes",
+        (3,),
+        counts(23705),
+        FACES,
+        "non-commercial research",
+        "utkface",
+        {"UTKFace.tar.gz": ""},
+        "107 MB",
+        "https://susanqq.github.io/UTKFace/",
+    ),
 }
-TOYS = tuple(name for name, known in KNOWN.items() if known.reader == "toy")
+
+
 BUILTIN_SEED = 0  # of the drawings; train and test are drawn from different random numbers
-IDX_FOLDERS = {  # torchvision's, under data_dir, and Debian's package dataset-fashion-mnist
-    "mnist": ("MNIST/raw",),
-    "fashion-mnist": ("FashionMNIST/raw", "/usr/share/datasets/fashion-mnist"),
-}
-IDX_CLASSES = {
+TOYS = tuple(name for name, known in KNOWN.items() if known.reader == "toy")
+BY_HAND = ("celeba", "deepfashion-inshop", "deepfashion-multimodal", "utkface")  # a licence to agree to comes first
+DEBIAN = {"fashion-mnist": "/usr/share/datasets/fashion-mnist"}  # where a package of that system has a set
+CLASSES = {
     "mnist": [str(digit) for digit in range(10)],
     "fashion-mnist": "T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag Ankle-boot".split(),
-}
-TORCHVISION_ARCHIVES = {  # where NAME.tar.gz is, NAME, and torchvision's folder, which is in it
-    "cifar10": ("https://www.cs.toronto.edu/~kriz", "cifar-10-python", "cifar-10-batches-py"),
-    "stl10": ("http://ai.stanford.edu/~acoates/stl10", "stl10_binary", "stl10_binary"),
-}
-PARTITIONS = ("list_eval_partition.txt", "list_eval_partition.csv")  # CelebA's: 0 train, 1 val, 2 test
-TORCHVISION_CLASSES = {
     "cifar10": "airplane automobile bird cat deer dog frog horse ship truck".split(),
     "stl10": "airplane bird car cat deer dog horse monkey ship truck".split(),
 }
+PARTITIONS = ("list_eval_partition.txt", "list_eval_partition.csv")  # CelebA's: 0 train, 1 val, 2 test
+# WOMEN/Dresses/id_00000002/02_1_front.jpg of In-shop Clothes, WOMEN-Dresses-id_00000002-02_1_front.jpg of MultiModal
+DEEPFASHION = re.compile(r"(?:^|/)(MEN|WOMEN)[-/]([^-/]+)[-/]id_(\d+)[-/][^/]*$")
+# AGE_GENDER_RACE_TIME.jpg; some names lack the race
+UTKFACE = re.compile(r"(?:^|/)(\d{1,3})_([01])_([0-4])_\d[^/]*$")
+UTKFACE_NAMES = "Male Age_0-19 Age_20-39 Age_40-59 Age_60+ White Black Asian Indian Other".split()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # One way in
 # ---------------------------------------------------------------------------------------------------------------------
+
+
+class Rows:
+    """Rows of an array in a .npy file, read from the disk when they are indexed: for sets larger than memory.
+
+    It has the array's shape, dtype and indexing; `rows` says which rows and in what order, None = all. The loader's
+    workers get its name, not its bytes.
+    """
+
+    def __init__(self, path: Path, rows: np.ndarray | None = None):
+        self.path, self.rows = path, rows
+        self.array = np.load(path, mmap_mode="r")
+        self.shape = (len(self.array) if rows is None else len(rows), *self.array.shape[1:])
+        self.dtype, self.ndim = self.array.dtype, self.array.ndim
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        first, *others = key if isinstance(key, tuple) else (key,)
+        found = self.array[first if self.rows is None else self.rows[first]]
+        return found[(slice(None),) * (found.ndim == self.ndim) + tuple(others)]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self[:], dtype)
+
+    def __reduce__(self):
+        return Rows, (self.path, self.rows)
+
+
+def choose(images: np.ndarray | Rows, rows: np.ndarray) -> np.ndarray | Rows:
+    """Some of the images, by index or mask: copied in memory, but not off the disk."""
+    if not isinstance(images, Rows):
+        return images[rows]
+    return Rows(images.path, (np.arange(len(images)) if images.rows is None else images.rows)[rows])
+
+
+def both(a: np.ndarray | Rows, b: np.ndarray | Rows) -> np.ndarray | Rows:
+    """The images of a, then those of b."""
+    if isinstance(a, Rows) and isinstance(b, Rows) and a.path == b.path:
+        return Rows(a.path, np.concatenate([np.arange(len(x)) if x.rows is None else x.rows for x in (a, b)]))
+    return np.concatenate([a, b])
 
 
 @dataclass(eq=False)
@@ -159,8 +342,8 @@ class ImageSet(Dataset):
 
     name: str
     split: str
-    images: np.ndarray  # uint8 (N, C, H, W); of a paired set, the input side
-    targets: np.ndarray | None = None  # uint8 (N, C, H, W); the output side of a paired set
+    images: np.ndarray | Rows  # uint8 (N, C, H, W); of a paired set, the input side
+    targets: np.ndarray | Rows | None = None  # uint8 (N, C, H, W); the output side of a paired set
     labels: np.ndarray | None = None  # int64 (N,), indices into `classes`
     classes: list[str] = field(default_factory=list)
     attributes: np.ndarray | None = None  # uint8 (N, K), 0 or 1
@@ -201,7 +384,7 @@ class Unpaired(Dataset):
 
     def both(self) -> ImageSet:
         """All pictures as one set, with the two domains as its classes."""
-        images = np.concatenate([self.A.images, self.B.images])
+        images = both(self.A.images, self.B.images)
         labels = np.repeat(np.arange(2), [len(self.A), len(self.B)])
         name = f"{self.A.name} {self.names[0]} {self.names[1]}"
         return ImageSet(name, self.A.split, images, labels=labels, classes=list(self.names))
@@ -234,7 +417,9 @@ def load(
     direction: str = "AtoB",
     input_channels: int | None = None,
     channels: int | None = None,
-    data_url: str | None = None,
+    data_url: str = "",
+    resize: str = "crop",
+    strict: bool = False,
     paired: bool = False,
     points: bool = False,
 ) -> ImageSet | Points:
@@ -245,9 +430,13 @@ def load(
 
     - `DIR/{train,val,test}/*.jpg`: pairs side by side in one picture, A left and B right; or, if they are not so wide,
       plain images
-    - `DIR/{trainA,trainB,testA,testB}/*.jpg`: two unpaired domains, as classes "A" and "B"
+    - `DIR/{trainA,trainB,testA,testB}/*.jpg`: two unpaired domains, as classes "A" and "B"; with `paired`, the pictures
+      of one name are a pair. So are those of `DIR/{A,B}/{train,val,test}` and `DIR/{A,B}`, and wide pictures in DIR
     - `DIR/{train,val,test}/CLASS/**/*.jpg`: classes
     - `DIR/CLASS/**/*.jpg`, `DIR/*.jpg`: classes, or plain images; every tenth by name belongs to the split "test"
+    - names as in DeepFashion, `WOMEN/Dresses/id_00000002/*.jpg` or `WOMEN-Dresses-id_00000002-*.jpg`: the class is
+      WOMEN_Dresses. `list_eval_partition.txt` says the split; without it every tenth item belongs to "test"
+    - names as in UTKFace, AGE_GENDER_RACE_TIME.jpg: the attributes `UTKFACE_NAMES`
     - `DIR/train-images-idx3-ubyte` and so on, `.gz` or not: MNIST's format
     - `DIR/list_attr_celeba.txt`, or a `DIR/*.csv` with a header, whose rows are the name of a picture anywhere in DIR
       and 0 or -1 and 1 for each attribute: pictures with attributes. Their split is that of
@@ -255,28 +444,34 @@ def load(
 
     A name in `TOYS` gives `Points` (with `points`), whatever the size and the channels; all else is an `ImageSet`.
     split: "train", "test" or "val". "test" falls back to val/ and "val" to test/; built-in sets, MNIST, CIFAR-10 and
-    STL-10 serve both from their test split. Folder names "validation" and "valid" stand for "val".
+    STL-10 serve both from their test split. Folder names "validation" and "valid" stand for "val". STL-10 also has
+    "unlabeled", which is the training split of "stl10-unlabeled".
     direction: "AtoB" makes A `images` and B `targets` of a paired set, "BtoA" the reverse.
     channels: 1 or 3 converts the images (of a paired set: the output side), None or 0 leaves them as the set
     has them (a folder: 3). input_channels: the same for the input side of a paired set.
-    paired: raise DataError if the set has no pairs. points: also take the sets of points, TOYS.
-    data_url: where the pix2pix archives are; also the environment variable DATASETS_URL. Default: their home.
+    data_url: where the files to download are, instead of their home; or the environment variable DATASETS_URL. The
+    address of a file is URL/FILE; a "{name}" in URL becomes the set's name.
+    resize: "crop" cuts out the largest middle part of the shape, "stretch" takes all of the picture in that shape,
+    "pad" all of it with white bars. The same for both sides of a pair.
+    strict: raise DataError for bad files. paired: raise DataError if the set has no pairs. points: also take the sets
+    of points, TOYS.
 
-    The two halves of a pair are stretched to the size; of other pictures the middle is cut out in that shape first.
     Colours are 8-bit RGB or grey, transparency becomes white, and photos are turned as EXIF says. Bad files (damaged,
     not pictures, no pairs) are left out and named in one line on stderr. Raises DataError.
     """
     data_dir = Path(data_dir)
-    if split not in ("train", "test", "val"):
-        raise DataError(f"unknown split {split!r}: use train, test or val")
     if direction not in ("AtoB", "BtoA"):
         raise DataError(f"unknown direction {direction!r}: use AtoB or BtoA")
     size = image_size if isinstance(image_size, tuple) else (image_size, image_size)
     if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
         raise DataError(f"the image size must be a positive whole number of pixels, not {image_size!r}")
+    if resize not in RESIZES:
+        raise DataError(f"unknown way to resize {resize!r}: use {', '.join(RESIZES)}")
     if not {channels, input_channels} <= {None, 0, 1, 3}:
         raise DataError("images have 1 channel (grey) or 3 (colour)")
-    no_pairs = DataError(f"{name} is not a set of pairs, A and B side by side in each file: try edges2faces")
+    no_pairs = DataError(
+        f"{name} is not a set of pairs, A and B side by side in each file or called alike in folders: try edges2faces"
+    )
     if paired and name in KNOWN and len(KNOWN[name].channels) != 2:
         raise no_pairs  # before anything is downloaded
     if name in TOYS:
@@ -285,23 +480,17 @@ def load(
         return toy(name, split)
     asked = (input_channels, channels) if direction == "AtoB" else (channels, input_channels)  # of A and of B
 
-    if name in KNOWN:
-        readers = {"builtin": read_builtin, "pix2pix": read_pix2pix, "cyclegan": read_cyclegan, "celeba": read_celeba}
-        readers |= {"idx": read_idx, "torchvision": read_torchvision}
-        source = readers[KNOWN[name].reader](name, split, data_dir, data_url)
-    elif Path(name).is_dir():
-        source = read_folder(Path(name), split)
-    else:
-        raise DataError(f"unknown data set {name!r}: it is neither a folder nor one of {', '.join(KNOWN)}")
+    source = find_source(name, split, data_dir, data_url, paired)
     if len(source.channels) == 2:
         source.channels = (asked[0] or source.channels[0], asked[1] or source.channels[1])
     else:
         source.channels = (channels or source.channels[0],)
+    source.resize = resize
 
     if paired and len(source.channels) != 2:
         raise no_pairs
     try:
-        data = cached(source, size, data_dir)
+        data = cached(source, size, data_dir, strict)
     except OSError as error:
         raise DataError(f"cannot read {name} or keep it in memory: {error}") from error
     if direction == "BtoA" and data.targets is not None:
@@ -309,22 +498,27 @@ def load(
     return data
 
 
+def how_to_load(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of `load` that every script has as flags."""
+    return dict(data_dir=args.data_dir, data_url=args.data_url, resize=args.resize, strict=args.strict)
+
+
 def load_domains(
     name: str,
     split: str,
-    image_size: int,
+    image_size: int | tuple[int, int],
     *,
     attribute: str = "",
     classes: str = "",
-    data_dir: str | Path = "data",
     channels: int = 3,
+    **how: Any,
 ) -> Unpaired:
-    """Two domains A and B of a set that `load` knows, both with `channels` channels.
+    """Two domains A and B of a set that `load` knows, both with `channels` channels. how: its other options.
 
     attribute: pictures without it are A, with it B. classes: "A,B", two classes of a set by name; a set that has just
     two (such as trainA/, trainB/) needs no choice. A set of pairs: its two sides. Raises DataError.
     """
-    data = load(name, split, image_size, data_dir=data_dir, channels=channels, input_channels=channels)
+    data = load(name, split, image_size, channels=channels, input_channels=channels, **how)
 
     def part(names, sides):
         parts = [ImageSet(data.name, data.split, images) for images in sides]
@@ -338,7 +532,7 @@ def load_domains(
             has = f"it has {', '.join(data.attribute_names)}" if data.attribute_names else "it has no attributes"
             raise DataError(f"{name} has no attribute {attribute!r}: {has}")
         has = data.attributes[:, data.attribute_names.index(attribute)] == 1
-        return part((f"no {attribute}", attribute), (data.images[~has], data.images[has]))
+        return part((f"no {attribute}", attribute), (choose(data.images, ~has), choose(data.images, has)))
     if data.targets is not None:
         return part(("A", "B"), (data.images, data.targets))
     chosen = [word.strip() for word in classes.split(",")] if classes else data.classes
@@ -346,7 +540,7 @@ def load_domains(
         how = "two of its classes: " + ", ".join(data.classes) if data.classes else "folders trainA/ and trainB/"
         how = "one of its attributes: " + ", ".join(data.attribute_names) if data.attribute_names else how
         raise DataError(f"{name} has no two domains{f' {classes}' if classes else ''}; choose {how}")
-    return part(tuple(chosen), [data.images[data.labels == data.classes.index(one)] for one in chosen])
+    return part(tuple(chosen), [choose(data.images, data.labels == data.classes.index(one)) for one in chosen])
 
 
 def attributes_of(data: ImageSet) -> tuple[list[str], np.ndarray]:
@@ -378,7 +572,8 @@ def those_with(data: ImageSet, settings: dict[int, int]) -> ImageSet:
         asked = ", ".join(f"{data.attribute_names[k]}={value:g}" for k, value in settings.items())
         raise DataError(f"{data.name}, {data.split}: no picture has {asked}")
     names = data.attribute_names
-    return ImageSet(data.name, data.split, data.images[rows], attributes=data.attributes[rows], attribute_names=names)
+    images, attributes = choose(data.images, rows), data.attributes[rows]
+    return ImageSet(data.name, data.split, images, attributes=attributes, attribute_names=names)
 
 
 def change(c: torch.Tensor, settings: dict[int, int | None], rivals: Sequence[Sequence[int]]) -> torch.Tensor:
@@ -703,11 +898,16 @@ def save_grid(
         x = padding + i * (width + padding)
         sheet[:top, x : x + width] = np.asarray(label)[:, :, None]
 
+    save_whole(path, Image.fromarray(sheet.squeeze(2) if depth == 1 else sheet).save)
+
+
+def save_whole(path: str | Path, save: Callable[[Path], None]) -> None:
+    """save(file) under another name, then rename: `path` appears whole or not at all. DataError if it cannot."""
     path = Path(path)
     temporary = path.with_name(f".{uuid.uuid4().hex[:8]}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(sheet.squeeze(2) if depth == 1 else sheet).save(temporary)
+        save(temporary)
         os.replace(temporary, path)
     except (OSError, ValueError) as error:  # ValueError: no such file type
         raise DataError(f"cannot save {path}: {getattr(error, 'strerror', None) or error}") from error
@@ -742,17 +942,7 @@ def save_contours(
     axes.scatter(*samples.T.cpu(), s=4, color="tab:green", label="samples")
     axes.set(xlim=(-2.2, 2.2), ylim=(-2.2, 2.2), aspect="equal", title="brighter: the critic's score is higher")
     axes.legend(loc="upper right", fontsize="small")
-    path = Path(path)
-    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise DataError(f"cannot save {path}: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    save_whole(path, figure.savefig)
 
 
 def save_each(columns: dict[str, torch.Tensor], files: Sequence[str], folder: Path) -> None:
@@ -763,26 +953,25 @@ def save_each(columns: dict[str, torch.Tensor], files: Sequence[str], folder: Pa
 
 
 def read_images(
-    path: str | Path, image_size: int | tuple[int, int], channels: int = 3, limit: int = 0
+    path: str | Path, image_size: int | tuple[int, int], channels: int = 3, limit: int = 0, resize: str = "crop"
 ) -> tuple[torch.Tensor, list[str]]:
     """A user's own picture, or all pictures of a folder and its sub-folders: uint8 (N, C, H, W), and their file names.
 
-    Of each the middle is cut out and resized to image_size, the side of a square or (height, width). limit: at most so
-    many, first by name; 0 = all. Raises DataError.
+    Each is resized to image_size, the side of a square or (height, width), in the way `resize` (see `load`). limit: at
+    most so many, first by name; 0 = all. Raises DataError.
     """
     path, size = Path(path), image_size if isinstance(image_size, tuple) else (image_size, image_size)
     if not path.exists():
         raise DataError(f"there is no file or folder {path}")
-    root, files = (path, pictures_in(path)) if path.is_dir() else (path.parent, [path])
+    root, files = (path, list(pictures_in(path))) if path.is_dir() else (path.parent, [path.name])
     files = files[: limit or None]
     images, names, bad = [], [], []
-    for i, result in decode(files, lambda file: read_picture(file, size, (channels,))):
-        name = files[i].relative_to(root).as_posix()
+    for i, result in decode(Reader(str(root), [(file,) for file in files], size, (channels,), resize)):
         if isinstance(result, str):
-            bad.append((name, result))
+            bad.append((files[i], result))
         else:
             images.append(result[0])
-            names.append(name)
+            names.append(files[i])
     if not images:
         raise DataError(f"{path} holds no picture that can be read{describe(bad)}")
     if bad:
@@ -796,6 +985,7 @@ def read_images(
 
 
 Size = tuple[int, int]  # height, width
+Row = list[np.ndarray] | str  # of one picture, uint8 (C, H, W); of a pair, A and B; of a bad file, the reason
 
 
 @dataclass
@@ -804,17 +994,38 @@ class Source:
 
     name: str
     split: str
+    kind: str  # what it was taken for
     channels: tuple[int, ...]  # one number for each side: two for pairs
     state: Any  # what the pixels depend on, as JSON: a cache is good as long as it stays the same
-    rows: Callable[[Size], Iterator[tuple[int, Any]]]  # size -> (index, arrays (C, H, W) of the sides | why not)
+    rows: Callable[[Size], Iterator[tuple[int, Row]]]
+    count: int  # of the pictures, good and bad
     names: list[str] = field(default_factory=list)
     labels: np.ndarray | None = None
     classes: list[str] = field(default_factory=list)
     attributes: np.ndarray | None = None
     attribute_names: list[str] = field(default_factory=list)
+    left_out: list[tuple[str, str]] = field(default_factory=list)  # (file, reason), known without decoding
+    resize: str = "crop"
 
 
-def read_builtin(name: str, split: str, data_dir: Path, data_url: str | None) -> Source:
+def find_source(name: str, split: str, data_dir: Path, data_url: str = "", paired: bool = False) -> Source:
+    """A known set, downloaded where it is not there, or a folder. Raises DataError."""
+    if split not in ("train", "test", "val") and (name, split) != ("stl10", "unlabeled"):
+        raise DataError(f"unknown split {split!r}: use train, test or val")
+    if name in KNOWN:
+        readers = {"builtin": read_builtin, "pix2pix": read_pix2pix, "cyclegan": read_cyclegan, "celeba": read_celeba}
+        readers |= {"idx": read_idx, "torchvision": read_torchvision, "folder": read_known_folder}
+        source = readers[KNOWN[name].reader](name, split, data_dir, data_url)
+        source.name = name
+        return source
+    if Path(name).is_dir():
+        return read_folder(Path(name), split, paired)
+    close = difflib.get_close_matches(re.sub(r"[_ ]", "-", name.lower()), KNOWN, n=1)
+    other = f"did you mean {close[0]}?" if close else "python datasets.py lists the sets"
+    raise DataError(f"unknown data set {name!r}: it is neither a folder nor a set's name; {other}")
+
+
+def read_builtin(name: str, split: str, data_dir: Path, data_url: str) -> Source:
     """A set drawn by this file, which is therefore its state: edit the drawing and the cache is made anew."""
     split = "train" if split == "train" else "test"
     known = KNOWN[name]
@@ -827,9 +1038,9 @@ def read_builtin(name: str, split: str, data_dir: Path, data_url: str | None) ->
         source.labels, source.attributes = (truth, None) if name == "digits" else (None, truth)
         for i, pictures in enumerate(zip(*sides, strict=True)):
             pictures = [Image.fromarray(x.squeeze(0) if len(x) == 1 else x.transpose(1, 2, 0)) for x in pictures]
-            yield i, [to_array(x, c, size) for x, c in zip(pictures, source.channels, strict=True)]
+            yield i, [to_array(x, c, size, source.resize) for x, c in zip(pictures, source.channels, strict=True)]
 
-    source = Source(name, split, known.channels, state, rows)
+    source = Source(name, split, "drawn here", known.channels, state, rows, count)
     if name == "digits":
         source.classes = [str(digit) for digit in range(10)]
     else:
@@ -837,90 +1048,168 @@ def read_builtin(name: str, split: str, data_dir: Path, data_url: str | None) ->
     return source
 
 
-def read_pix2pix(name: str, split: str, data_dir: Path, data_url: str | None) -> Source:
+def read_pix2pix(name: str, split: str, data_dir: Path, data_url: str) -> Source:
     """One of pix2pix's paired sets, in data_dir/NAME, or from the archive data_dir/NAME.tar.gz, or downloaded."""
-    folder = fetch(name, data_dir, data_url or os.environ.get("DATASETS_URL") or PIX2PIX_URL)
+    folder = fetch_archive(name, data_dir, data_url)
     source = read_folder(folder, split)
     if len(source.channels) != 2:
         raise DataError(f"{folder} does not have the layout {name}/train/*.jpg: remove it to download it again")
-    published = KNOWN[name].images.get(source.split)
-    if published != len(source.names):
-        warn(f"{folder / source.split} has {len(source.names)} pictures, but {name} as published has {published}")
-    source.name, source.channels = name, KNOWN[name].channels
-    return source
+    source.channels = KNOWN[name].channels
+    return as_published(name, source, folder)
 
 
-def read_cyclegan(name: str, split: str, data_dir: Path, data_url: str | None) -> Source:
+def read_cyclegan(name: str, split: str, data_dir: Path, data_url: str) -> Source:
     """One of CycleGAN's unpaired sets, in data_dir/NAME, or from the archive data_dir/NAME.zip, or downloaded."""
-    base = data_url or os.environ.get("DATASETS_URL") or CYCLEGAN_URL
-    source = read_folder(fetch(name, data_dir, base, suffix=".zip"), split)
-    if source.classes != ["A", "B"]:
-        raise DataError(
-            f"{data_dir / name} does not have the layout {name}/trainA/*.jpg: remove it to download it again"
-        )
-    source.name = name
-    return source
-
-
-def read_celeba(name: str, split: str, data_dir: Path, data_url: str | None) -> Source:
-    """CelebA in torchvision's folder data_dir/celeba; the zip of its pictures is unpacked there."""
-    folder = data_dir / "celeba"
-    archive = folder / "img_align_celeba.zip"
-    if not (folder / "list_attr_celeba.txt").is_file():
-        raise DataError(
-            "celeba has to be fetched by hand, its home gives it to browsers only: from "
-            "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html, put img_align_celeba.zip, list_attr_celeba.txt and "
-            f"list_eval_partition.txt into {folder}"
-        )
-    if archive.is_file() and not (folder / "img_align_celeba").is_dir():
-        with locked(folder):
-            if not (folder / "img_align_celeba").is_dir():
-                warn(f"unpacking {archive}")
-                extract_zip(archive, folder / "img_align_celeba")
+    folder = fetch_archive(name, data_dir, data_url)
     source = read_folder(folder, split)
-    source.name = name
+    if source.classes != ["A", "B"]:
+        raise DataError(f"{folder} does not have the layout {name}/trainA/*.jpg: remove it to download it again")
+    return as_published(name, source, folder)
+
+
+def as_published(name: str, source: Source, folder: Path) -> Source:
+    """The same, with a warning if it has not as many pictures as it should have."""
+    published = KNOWN[name].images.get(source.split)
+    if published and published != source.count:
+        warn(f"{folder}, {source.split}: {source.count} pictures, but {name} as published has {published}")
     return source
 
 
-def read_folder(root: Path, split: str) -> Source:
+def read_celeba(name: str, split: str, data_dir: Path, data_url: str) -> Source:
+    """CelebA in torchvision's folder data_dir/celeba; the zip of its pictures is unpacked there."""
+    folder = data_dir / KNOWN[name].folder
+    archive, pictures = folder / "img_align_celeba.zip", folder / "img_align_celeba"
+    if not (pictures.is_dir() and attribute_table(folder)):
+        if data_url or os.environ.get("DATASETS_URL"):
+            files = [file for file in KNOWN[name].files if file != archive.name or not pictures.is_dir()]
+            fetch_files(name, files, data_dir, data_url)
+        elif not (folder.is_dir() and attribute_table(folder) and (archive.is_file() or any(pictures_in(folder)))):
+            raise DataError(f"{name} is not in {folder}: {how_to_get(name, data_dir)}")
+    if archive.is_file() and not pictures.is_dir():
+        with locked(pictures):
+            if not pictures.is_dir():
+                warn(f"unpacking {archive}")
+                extract_zip(archive, pictures)
+    return as_published(name, read_folder(folder, split), folder)
+
+
+def read_known_folder(name: str, split: str, data_dir: Path, data_url: str) -> Source:
+    """A set that its owners hand out themselves, in data_dir/NAME: DeepFashion, UTKFace."""
+    folder = data_dir / KNOWN[name].folder
+    if not folder.is_dir():
+        raise DataError(f"{name} is not in {folder}: {how_to_get(name, data_dir)}")
+    source = read_folder(folder, split)
+    if not (source.classes or source.attribute_names):
+        raise DataError(f"{folder} is not {name} as its owners hand it out: its files are called otherwise")
+    return source
+
+
+def read_folder(root: Path, split: str, paired: bool = False) -> Source:
     """Any folder of images: see `load` for how its layout decides what it is."""
     if table := attribute_table(root):
         return read_attributes(root, table, split)
     if find_idx(root, "train", "images") or find_idx(root, "t10k", "images"):
         return idx_source(root.resolve().name, split, root)
+    first = list(itertools.islice(pictures_in(root), 20))
+    if first and sum(bool(UTKFACE.search(file)) for file in first) > len(first) / 2:
+        return read_utkface(root, split)
     val = ["val", "validation", "valid"]
     wanted = {"train": ["train"], "test": ["test", *val], "val": [*val, "test"]}[split]
-    folders = {folder.name: folder for folder in visible(root) if folder.is_dir()}
-    pairs = False
+    folders = [entry.name for entry in visible(root) if entry.is_dir()]
+    if paired and {"A", "B"} <= set(folders):
+        return read_two_folders(root, split, wanted)
+    pairs, kind = False, "plain images"
     if any(name in ("train", "test", *val, "trainA", "testA", "valA") for name in folders):
         found = next((name for name in wanted if name in folders or {name + "A", name + "B"} <= set(folders)), None)
         if found is None:
-            raise DataError(f"{root} has no folder {wanted[0]}/ for the split {split!r}: it has {', '.join(folders)}")
+            raise NoSuchSplit(f"{root} has no folder {wanted[0]}/ for the split {split!r}: it has {', '.join(folders)}")
         if found in folders:
-            groups = by_class(folders[found])
-            pairs = "" in groups and side_by_side(groups[""])
+            groups = by_class(root, found)
+            pairs = "" in groups and side_by_side(root, groups[""])
             if "" not in groups:  # a class keeps its number in a split that has no picture of it
-                parts = [folders[name] for name in ("train", "test", *val) if name in folders]
-                names = sorted({sub.name for part in parts for sub in visible(part) if sub.is_dir()})
-                groups = {name: groups.get(name, []) for name in names}
+                parts = [by_class(root, name) for name in ("train", "test", *val) if name in folders]
+                groups = {name: groups.get(name, []) for name in sorted(set().union(*parts) - {""})}
+        elif paired:
+            return pairs_of(root, found, found + "A", found + "B")
         else:
-            groups = {side: pictures_in(folders[found + side]) for side in "AB"}
+            groups, kind = {side: list(pictures_in(root, found + side)) for side in "AB"}, "two domains"
     else:
         found = "train" if split == "train" else "test"
         groups = {name: files for name, files in by_class(root).items() if files}
-        for name, files in groups.items():
-            groups[name] = [file for i, file in enumerate(files) if (i % 10 == 0) == (found == "test")]
+        pairs = paired and "" in groups and side_by_side(root, groups[""])
+        groups = tenths(root, groups, found)
     files = [file for group in groups.values() for file in group]
     if not files:
-        raise DataError(f"{root} holds no pictures for the split {split!r} (files {' '.join(sorted(IMAGE_TYPES))})")
+        raise NoSuchSplit(f"{root} holds no pictures for the split {split!r} (files {' '.join(sorted(IMAGE_TYPES))})")
+    if pairs:
+        return file_source(root, found, "pairs side by side", files, (3, 3))
+    if "" in groups:
+        return file_source(root, found, kind, files)
+    kind = "classes in the names of DeepFashion" if DEEPFASHION.search(files[0]) else "classes"
+    labels = np.repeat(np.arange(len(groups)), [len(group) for group in groups.values()])
+    return file_source(root, found, kind, files, classes=list(groups), labels=labels)
 
-    state = [[file.relative_to(root).as_posix(), *stamp(file)] for file in files]
-    source = Source(root.resolve().name, found, (3, 3) if pairs else (3,), state, rows=None)
-    source.rows = lambda size: decode(files, lambda file: read_picture(file, size, source.channels))
-    source.names = [name for name, *_ in state]
-    if "" not in groups:
-        source.classes = list(groups)
-        source.labels = np.repeat(np.arange(len(groups)), [len(group) for group in groups.values()])
+
+def file_source(
+    root: Path, split: str, kind: str, files: Sequence[str | tuple[str, ...]], channels=(3,), **known: Any
+) -> Source:
+    """A source of files under `root`: of each row one, or two (A, B)."""
+    rows = [(file,) if isinstance(file, str) else file for file in files]
+    digest = hashlib.sha256()
+    for row in rows:
+        for file in row:
+            digest.update(f"{file}\0{stamp(f'{root}/{file}')}\0".encode(errors="surrogateescape"))
+    for key in ("labels", "attributes"):
+        digest.update(known[key].tobytes() if key in known else b"")
+    state = [digest.hexdigest(), known.get("classes"), known.get("attribute_names")]
+    names = [row[0] for row in rows]
+    source = Source(root.resolve().name, split, kind, channels, state, None, len(rows), names, **known)
+    source.rows = lambda size: decode(Reader(str(root), rows, size, source.channels, source.resize))
+    return source
+
+
+def tenths(root: Path, groups: dict[str, list[str]], split: str) -> dict[str, list[str]]:
+    """The part `split` of every class: by DeepFashion's partition, or each tenth file (or item of DeepFashion, all
+    of whose views stay together) for the test."""
+    parts = {}
+    for path in (root / "list_eval_partition.txt", *root.glob("*/list_eval_partition.txt")):
+        if path.is_file():  # image_name item_id evaluation_status
+            rows = (line.split() for line in read_text(path).splitlines())
+            parts = {row[0].removeprefix("img/"): "train" if row[2] == "train" else "test" for row in rows if row[2:]}
+    kept = {}
+    for name, files in groups.items():
+        kept[name] = []
+        for i, file in enumerate(files):
+            if found := DEEPFASHION.search(file):  # an item may be in two classes: so its number decides, not its place
+                i = int(found[3])
+            inner = re.sub(r"^(?:Img/)?img(?:_highres)?/", "", file)
+            if (parts.get(inner) or ("train" if i % 10 else "test")) == split:
+                kept[name].append(file)
+    return kept
+
+
+def read_two_folders(root: Path, split: str, wanted: Sequence[str]) -> Source:
+    """Pairs in DIR/A and DIR/B, with folders train/, val/, test/ in each, or without."""
+    inside = [{entry.name for entry in visible(root / side) if entry.is_dir()} for side in "AB"]
+    if found := next((name for name in wanted if name in inside[0] & inside[1]), None):
+        return pairs_of(root, found, f"A/{found}", f"B/{found}")
+    return pairs_of(root, "train" if split == "train" else "test", "A", "B", every_tenth=True)
+
+
+def pairs_of(root: Path, split: str, folder_A: str, folder_B: str, every_tenth: bool = False) -> Source:
+    """Pairs of the files that are called the same in two folders, whatever their type."""
+    sides = []
+    for folder in (folder_A, folder_B):
+        files = pictures_in(root, folder)
+        sides.append({os.path.splitext(file[len(folder) + 1 :])[0]: file for file in files})
+    A, B = sides
+    names = [name for i, name in enumerate(A) if not every_tenth or (i % 10 == 0) == (split == "test")]
+    pairs = [(A[name], B[name]) for name in names if name in B]
+    if not pairs:
+        raise DataError(f"no picture in {root / folder_A} is called as one in {root / folder_B}: these are no pairs")
+    source = file_source(root, split, "pairs in two folders", pairs, (3, 3))
+    alone = [A[name] for name in A if name not in B] + [B[name] for name in B if name not in A]
+    source.left_out = [(file, "no partner") for file in alone]
     return source
 
 
@@ -929,37 +1218,50 @@ def attribute_table(root: Path) -> Path | None:
     for name in ("list_attr_celeba.txt", "list_attr_celeba.csv"):
         if (root / name).is_file():
             return root / name
-    found = [path for path in visible(root) if path.suffix.lower() == ".csv" and path.name not in PARTITIONS]
-    if len(found) > 1:
-        raise DataError(f"{root} holds {len(found)} .csv files: leave there the one that lists the attributes")
-    return found[0] if found else None
+    tables = [entry.name for entry in visible(root) if entry.name.lower().endswith(".csv")]
+    tables = [name for name in tables if name not in PARTITIONS]
+    if len(tables) > 1:
+        raise DataError(f"{root} holds {len(tables)} .csv files: leave there the one that lists the attributes")
+    return root / tables[0] if tables else None
 
 
-def read_table(path: Path) -> tuple[list[str], dict[str, list[int]]]:
-    """A list of pictures with whole numbers -> names of the columns, {picture: its numbers}.
+def read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as text: {error}") from error
+
+
+def read_table(path: Path) -> tuple[list[str], dict[str, bytes]]:
+    """A list of pictures with small whole numbers -> names of the columns, {picture: its numbers, int8}.
 
     A .csv has a header. A .txt is CelebA's: words between blanks; the number of rows and a header come first, or not.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as text: {error}") from error
+    lines = read_text(path).splitlines()
     comma = path.suffix.lower() == ".csv"
-    rows = list(csv.reader(lines)) if comma else [line.split() for line in lines]
-    rows = [(number, [cell.strip() for cell in row]) for number, row in enumerate(rows, 1) if any(row)]
-    head, first = [], 0
-    if rows and comma:
-        head, first = rows[0][1][1:], 1
-    elif len(rows) > 1 and rows[0][1][0].isdecimal():
-        head, first = rows[1][1], 2
-    numbers = {}
-    for number, (name, *cells) in rows[first:]:
-        if len(cells) != len(head or cells):
-            raise DataError(f"{path}, line {number}: {len(cells)} values for the {len(head)} columns")
-        try:
-            numbers[name] = [int(cell) for cell in cells]
-        except ValueError:
-            raise DataError(f"{path}, line {number}: a value is not a whole number") from None
+    rows = csv.reader(lines) if comma else (line.split() for line in lines)
+    try:
+        rows = ((number, [cell.strip() for cell in row]) for number, row in enumerate(rows, 1) if any(row))
+        first = next(rows, (1, [""]))
+        head = []
+        if comma:
+            head = first[1][1:]
+        elif len(first[1]) == 1 and first[1][0].isdecimal():
+            head = next(rows, (2, []))[1]
+        else:
+            rows = itertools.chain([first], rows)
+        numbers = {}
+        for number, (name, *cells) in rows:
+            if len(cells) != len(head or cells):
+                raise DataError(f"{path}, line {number}: {len(cells)} values for the {len(head)} columns")
+            if name in numbers:
+                raise DataError(f"{path}, line {number}: {name} has a line already")
+            try:
+                numbers[name] = struct.pack(f"{len(cells)}b", *map(int, cells))
+            except (ValueError, struct.error):
+                raise DataError(f"{path}, line {number}: a value is not a whole number, or a large one") from None
+    except csv.Error as error:
+        raise DataError(f"{path} is not a .csv file: {error}") from error
     if not numbers:
         raise DataError(f"{path} has no rows")
     return head, numbers
@@ -968,34 +1270,48 @@ def read_table(path: Path) -> tuple[list[str], dict[str, list[int]]]:
 def read_attributes(root: Path, table: Path, split: str) -> Source:
     """A folder of pictures with a list of their attributes: CelebA, or a .csv."""
     names, rows = read_table(table)
-    if not names or len(set(names)) < len(names):
+    if not names or len(set(names)) < len(names) or not all(names):
         raise DataError(f"{table} needs a header with a different name for each attribute")
-    if wrong := next((name for name, row in rows.items() if not set(row) <= {-1, 0, 1}), None):
-        raise DataError(f"{table}, {wrong}: an attribute is 1, or 0 or -1, not {rows[wrong]}")
-    files = {file.relative_to(root).as_posix(): file for file in pictures_in(root)}
+    values = np.frombuffer(b"".join(rows.values()), np.int8).reshape(len(rows), len(names))
+    if len(wrong := np.flatnonzero((np.abs(values) > 1).any(axis=1))):
+        name, row = list(rows)[wrong[0]], values[wrong[0]].tolist()
+        raise DataError(f"{table}, {name}: an attribute is 1, or 0 or -1, not {row}")
+    files = list(pictures_in(root))
     called = {}  # a row may name a picture without its folder, if only one is called so
     for path in files:
-        called.setdefault(PurePosixPath(path).name, []).append(path)
-    known = {}
+        called.setdefault(path.rpartition("/")[2], []).append(path)
+    there, known, left_out = set(files), {}, []
     for name in rows:
-        found = [name] if name in files else called.get(name, [])
+        found = [name] if name in there else called.get(name, [])
         if len(found) > 1:
             raise DataError(f"{table}, {name}: {len(found)} pictures are called so; name them with their folder")
+        if not found:
+            left_out.append((name, "there is no such picture"))
+        elif found[0] in known:
+            raise DataError(f"{table}, {name}: the picture {found[0]} has two lines")
         known |= dict.fromkeys(found, name)
     if not known:
         raise DataError(f"{table} names no picture that is in {root}; move it away if it is not about them")
-    if len(known) < max(len(rows), len(files)):
-        warn(
-            f"{root}: left out {len(files) - len(known)} pictures that {table.name} does not name, "
-            f"and {len(rows) - len(known)} rows without a picture"
-        )
+    left_out += [(file, f"not in {table.name}") for file in files if file not in known]
     split, chosen = of_split(root, known, split)
-    attributes = (np.array([rows[known[path]] for path in chosen]) == 1).astype(np.uint8)
-    state = [[[path, *stamp(files[path])] for path in chosen], names, hashlib.sha256(attributes.tobytes()).hexdigest()]
-    source = Source(root.resolve().name, split, (3,), state, rows=None, names=chosen)
-    source.rows = lambda size: decode(chosen, lambda path: read_picture(files[path], size, source.channels))
-    source.attributes, source.attribute_names = attributes, names
-    return source
+    number = {name: i for i, name in enumerate(rows)}
+    truth = {"attributes": (values[[number[known[path]] for path in chosen]] == 1).astype(np.uint8)}
+    return file_source(
+        root, split, f"attributes of {table.name}", chosen, attribute_names=names, left_out=left_out, **truth
+    )
+
+
+def read_utkface(root: Path, split: str) -> Source:
+    """Faces whose names tell age, gender and race, as in UTKFace; the set's own codes and words."""
+    told = {file: UTKFACE.search(file) for file in pictures_in(root)}
+    split, chosen = of_split(root, {file: file for file, found in told.items() if found}, split)
+    age, gender, race = np.array([[int(n) for n in told[file].groups()] for file in chosen]).T
+    ages = np.eye(4, dtype=np.uint8)[np.digitize(age, [20, 40, 60])]
+    races = np.eye(5, dtype=np.uint8)[race]
+    truth = {"attributes": np.column_stack([gender == 0, ages, races]).astype(np.uint8)}
+    left_out = [(file, "not called AGE_GENDER_RACE_TIME") for file, found in told.items() if not found]
+    kind = "attributes in the names of UTKFace"
+    return file_source(root, split, kind, chosen, attribute_names=list(UTKFACE_NAMES), left_out=left_out, **truth)
 
 
 def of_split(root: Path, known: dict[str, str], split: str) -> tuple[str, list[str]]:
@@ -1003,8 +1319,8 @@ def of_split(root: Path, known: dict[str, str], split: str) -> tuple[str, list[s
     part = {}
     if partition := next((root / name for name in PARTITIONS if (root / name).is_file()), None):
         _, numbers = read_table(partition)
-        number = {(0,): "train", (1,): "val", (2,): "test"}
-        part = {path: number.get(tuple(numbers.get(name, ()))) for path, name in known.items()}
+        number = {bytes([i]): name for i, name in enumerate(("train", "val", "test"))}
+        part = {path: number.get(numbers.get(name)) for path, name in known.items()}
     else:
         folder = {"train": "train", "test": "test", "val": "val", "validation": "val", "valid": "val"}
         part = {path: folder.get(path.split("/")[0]) for path in known}
@@ -1013,120 +1329,142 @@ def of_split(root: Path, known: dict[str, str], split: str) -> tuple[str, list[s
     for found in {"train": ["train"], "test": ["test", "val"], "val": ["val", "test"]}[split]:
         if chosen := [path for path in sorted(known) if part[path] == found]:
             return found, chosen
-    raise DataError(f"{root} holds no pictures for the split {split!r}")
+    raise NoSuchSplit(f"{root} holds no pictures for the split {split!r}")
 
 
-def visible(folder: Path) -> list[Path]:
+def visible(folder: Path) -> list[os.DirEntry]:
     """What is in a folder, by name, without hidden files (such as the ._a.jpg that a Mac leaves in archives)."""
     try:
-        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith((".", "__MACOSX")))
+        with os.scandir(folder) as entries:
+            return sorted(
+                (entry for entry in entries if not entry.name.startswith((".", "__MACOSX"))), key=lambda e: e.name
+            )
     except OSError as error:
         raise DataError(f"cannot read the folder {folder}: {error.strerror}") from error
 
 
-def pictures_in(folder: Path, deep: bool = True) -> list[Path]:
-    """Files that look like pictures, by name; `deep`: also those of sub-folders."""
-    files = []
-    for entry in visible(folder):
-        if entry.suffix.lower() in IMAGE_TYPES:
-            files.append(entry)
-        elif deep and entry.is_dir() and not entry.is_symlink():  # a link may lead round in a circle
-            files += pictures_in(entry)
-    return files
+def pictures_in(root: Path, inner: str = "", deep: bool = True) -> Iterator[str]:
+    """Files in root/inner that look like pictures, as paths from root, by name; `deep`: also those of sub-folders."""
+    for entry in visible(root / inner):
+        path = f"{inner}/{entry.name}" if inner else entry.name
+        if os.path.splitext(path)[1].lower() in IMAGE_TYPES | OTHER_TYPES:
+            yield path
+        elif deep and entry.is_dir(follow_symlinks=False):  # a link may lead round in a circle
+            yield from pictures_in(root, path)
 
 
-def by_class(folder: Path) -> dict[str, list[Path]]:
-    """{class: its pictures} of the sub-folders, or {"": pictures} of a folder that holds pictures itself."""
-    own = pictures_in(folder, deep=False)
-    return {"": own} if own else {sub.name: pictures_in(sub) for sub in visible(folder) if sub.is_dir()}
+def by_class(root: Path, inner: str = "") -> dict[str, list[str]]:
+    """{class: its pictures} of root/inner: by DeepFashion's names, else of its sub-folders; or {"": its pictures} if it
+    holds pictures itself."""
+    if any(DEEPFASHION.search(file) for file in itertools.islice(pictures_in(root, inner), 20)):
+        groups = {}
+        named = {}  # of several copies of one set, such as img/ and img_highres/, the first is taken
+        for file in pictures_in(root, inner):
+            if found := DEEPFASHION.search(file):
+                named.setdefault(file[: found.start()], []).append((f"{found[1]}_{found[2]}", file))
+        first = min(named, key=lambda folder: (bool(re.search("anno|segm|densepose", folder, re.IGNORECASE)), folder))
+        for name, file in sorted(named[first]):
+            groups.setdefault(name, []).append(file)
+        return groups
+    own = list(pictures_in(root, inner, deep=False))
+    folders = [entry.name for entry in visible(root / inner) if entry.is_dir()]
+    return {"": own} if own else {name: list(pictures_in(root, f"{inner}/{name}".lstrip("/"))) for name in folders}
 
 
-def side_by_side(files: Sequence[Path]) -> bool:
+def side_by_side(root: Path, files: Sequence[str]) -> bool:
     """Whether most of some files, spread over the list, are at least half as wide again as high: pairs, A beside B."""
     wide = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, on huge pictures
         for file in files[:: max(1, len(files) // 9)]:
-            with contextlib.suppress(Exception), Image.open(file) as picture:  # a bad file has no vote
+            with contextlib.suppress(Exception), opened(f"{root}/{file}") as picture:  # a bad file has no vote
                 wide.append(picture.width >= 1.5 * picture.height)
     return sum(wide) >= len(wide) / 2
 
 
-def stamp(file: Path) -> tuple[int, int]:
+def stamp(file: str | Path) -> tuple[int, int]:
     """Size in bytes and time of change in nanoseconds: a cache made from another state of the file is not used."""
     try:
-        found = file.stat()
+        found = os.stat(file)
         return found.st_size, found.st_mtime_ns
     except OSError:
         return -1, -1  # a link to nowhere: it will be counted as a bad file
 
 
-def read_idx(name: str, split: str, data_dir: Path, data_url: str | None) -> Source:
-    """MNIST or Fashion-MNIST, from torchvision's folder or Debian's, else downloaded by torchvision."""
-    folders = [data_dir / folder for folder in IDX_FOLDERS[name]]
-    folder = next((folder for folder in folders if find_idx(folder, "train", "images")), folders[0])
-    if not find_idx(folder, "train", "images"):
-        import torchvision  # slow to import
-
-        reader = {"mnist": torchvision.datasets.MNIST, "fashion-mnist": torchvision.datasets.FashionMNIST}[name]
-        try:
-            data_dir.mkdir(parents=True, exist_ok=True)
-            with locked(data_dir):
-                reader(data_dir, download=True)
-        except Exception as error:  # every mirror has its own way to fail
-            raise DataError(
-                f"cannot download {name}: fetch the four {{train,t10k}}-{{images-idx3,labels-idx1}}-ubyte.gz from "
-                f"{reader.mirrors[0]} on a machine with a network and put them into {folder}"
-            ) from error
+def read_idx(name: str, split: str, data_dir: Path, data_url: str) -> Source:
+    """MNIST or Fashion-MNIST, from torchvision's folder or Debian's, else downloaded."""
+    folder = find(name, data_dir)
+    if folder is None:
+        folder = data_dir / KNOWN[name].folder
+        fetch_files(name, list(KNOWN[name].files), data_dir, data_url)
     return idx_source(name, split, folder)
 
 
 def find_idx(folder: Path, split: str, kind: str) -> Path | None:
     """The file of `kind` "images" or "labels" ("train-images-idx3-ubyte.gz"), or None."""
-    return next(iter(sorted(folder.glob(f"{split}-{kind}?idx?-ubyte*"))), None)
+    found = sorted(path for path in folder.glob(f"{split}-{kind}?idx?-ubyte*") if path.suffix in ("", ".gz"))
+    return found[0] if found else None
 
 
 def idx_source(name: str, split: str, folder: Path) -> Source:
     prefix, split = ("train", "train") if split == "train" else ("t10k", "test")
     files = [find_idx(folder, prefix, kind) for kind in ("images", "labels")]
     if None in files:
-        raise DataError(f"{folder} lacks {prefix}-images-idx3-ubyte or {prefix}-labels-idx1-ubyte (.gz or not)")
+        raise NoSuchSplit(f"{folder} lacks {prefix}-images-idx3-ubyte or {prefix}-labels-idx1-ubyte (.gz or not)")
 
     def rows(size):
         images, labels = (read_idx_file(file, dims) for file, dims in zip(files, (3, 1), strict=True))
         if len(images) != len(labels):
             raise DataError(f"{files[0]} has {len(images)} images, but {files[1]} has {len(labels)} labels")
         source.labels = labels.astype(np.int64)
-        source.classes = IDX_CLASSES.get(name) or [str(label) for label in range(int(labels.max()) + 1)]
+        source.classes = CLASSES.get(name) or [str(label) for label in range(int(labels.max()) + 1)]
+        if labels.max() >= len(source.classes):
+            raise DataError(f"{files[1]} has the label {labels.max()}, but {name} has {len(source.classes)} classes")
         for i, image in enumerate(images):
-            yield i, [to_array(Image.fromarray(image), source.channels[0], size)]
+            yield i, [to_array(Image.fromarray(image), source.channels[0], size, source.resize)]
 
-    source = Source(name, split, (1,), [[file.name, *stamp(file)] for file in files], rows)
+    with idx_file(files[0], 3) as (_, shape):
+        count = shape[0]
+    state = [[file.name, *stamp(file)] for file in files]
+    source = Source(name, split, "MNIST's format", (1,), state, rows, count)
     return source
 
 
-def read_idx_file(path: Path, dims: int) -> np.ndarray:
-    """The array in an idx file (yann.lecun.com/exdb/mnist): 0, 0, 8 for uint8, dims, the sizes, the bytes."""
+@contextlib.contextmanager
+def idx_file(path: Path, dims: int) -> Iterator[tuple[Any, list[int]]]:
+    """An open idx file (yann.lecun.com/exdb/mnist) after its header, and its shape: 0, 0, 8 for uint8, dims, the sizes.
+
+    Whatever is wrong with it, here or while it is read, is a `Damaged`.
+    """
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            head = file.read(4 + 4 * dims)
+            shape = np.frombuffer(head[4:], ">u4").tolist() if len(head) == 4 + 4 * dims else [0]
+            if head[:4] != bytes([0, 0, 8, dims]) or not 0 < math.prod(shape) < 1 << 31:
+                raise EOFError("its header is not that of pictures or labels")
+            yield file, shape
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} is damaged ({error}): fetch it again") from error
-    start = 4 + 4 * dims
-    shape = np.frombuffer(raw[4:start], ">u4").tolist() if len(raw) > start else []
-    if raw[:4] != bytes([0, 0, 8, dims]) or len(raw) != start + math.prod(shape):
-        raise DataError(f"{path} is damaged (its size is not what its header says): fetch it again")
-    return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
+        raise Damaged(f"{path} is damaged ({error}): fetch it again") from error
 
 
-def read_torchvision(name: str, split: str, data_dir: Path, data_url: str | None) -> Source:
-    """CIFAR-10, or STL-10's labelled pictures, from torchvision's folder, or the archive beside it, or downloaded.
+def read_idx_file(path: Path, dims: int) -> np.ndarray:
+    """The array in an idx file, uint8. No more is unpacked than its header promises."""
+    with idx_file(path, dims) as (file, shape):
+        raw = file.read(math.prod(shape) + 1)
+        if len(raw) != math.prod(shape):
+            raise EOFError("its size is not what its header says")
+    return np.frombuffer(raw, np.uint8).reshape(shape)
+
+
+def read_torchvision(name: str, split: str, data_dir: Path, data_url: str) -> Source:
+    """CIFAR-10 or STL-10, read by torchvision from its folder, or from the archive beside it, or downloaded.
 
     The archive is fetched here, not by torchvision, which would wait for a silent server for ever and start a cut
     download over.
     """
-    split = "train" if split == "train" else "test"
-    home, archive, inner = TORCHVISION_ARCHIVES[name]
-    folder = fetch(archive, data_dir, home, inner)
+    split = {"train": "train", "unlabeled": "unlabeled"}.get(split, "test")
+    unlabeled = split == "unlabeled" or (name, split) == ("stl10-unlabeled", "train")
+    known, folder = KNOWN[name], fetch_archive(name, data_dir, data_url)
 
     def rows(size):
         import torchvision  # slow to import
@@ -1136,22 +1474,29 @@ def read_torchvision(name: str, split: str, data_dir: Path, data_url: str | None
 
         # CIFAR-10 is pickled, and a pickle can run any code: torchvision opens only files of the published md5.
         try:
-            if name == "stl10":
+            if unlabeled:  # torchvision would read it all into memory
+                file, md5 = torchvision.datasets.STL10.train_list[2]
+                if not torchvision.datasets.utils.check_integrity(folder / file, md5):
+                    raise RuntimeError
+                data = np.memmap(folder / file, np.uint8, "r").reshape(-1, 3, 96, 96)
+                pictures = (Image.fromarray(image.transpose(2, 1, 0)) for image in data)  # stored column by column
+            elif known.folder == "stl10_binary":
                 data = LabelledSTL10(data_dir, split)
-                source.labels = data.labels.astype(np.int64)
+                source.labels, pictures = data.labels.astype(np.int64), (data[i][0] for i in range(len(data)))
             else:
                 data = torchvision.datasets.CIFAR10(data_dir, train=split == "train")
-                source.labels = np.array(data.targets, np.int64)
+                source.labels, pictures = np.array(data.targets), (data[i][0] for i in range(len(data)))
         except RuntimeError as error:
             raise DataError(
                 f"{folder} is not {name} as published (a file is missing or has another md5): remove it, and fetch "
-                f"{home}/{archive}.tar.gz again"
+                f"{known.home}/{next(iter(known.files))} again"
             ) from error
-        for i in range(len(data)):
-            yield i, [to_array(data[i][0], source.channels[0], size)]
+        for i, picture in enumerate(tqdm(pictures, total=len(data), desc="resizing", unit="img", disable=None)):
+            yield i, [to_array(picture, source.channels[0], size, source.resize)]
 
-    state = [[file.name, *stamp(file)] for file in visible(folder)]
-    source = Source(name, split, KNOWN[name].channels, state, rows, classes=TORCHVISION_CLASSES[name])
+    state = [[entry.name, *stamp(entry)] for entry in visible(folder)]
+    source = Source(name, split, "read by torchvision", known.channels, state, rows, known.images[split])
+    source.classes = [] if unlabeled else CLASSES[name.removesuffix("-unlabeled")]
     return source
 
 
@@ -1160,61 +1505,118 @@ def read_torchvision(name: str, split: str, data_dir: Path, data_url: str | None
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def decode(items: Sequence[Any], read: Callable[[Any], Any]) -> Iterator[tuple[int, Any]]:
-    """Yield (i, read(items[i])) in order, read by several threads (Pillow decodes without holding Python's lock).
+@dataclass
+class Reader(Dataset):
+    """Files of pictures, or pairs of files, under `root`: indexed by a list of numbers it gives what they hold."""
 
-    A bad picture yields (i, the reason as a string).
-    """
+    root: str
+    files: Sequence[tuple[str, ...]]
+    size: Size
+    channels: tuple[int, ...]
+    resize: str
 
-    def attempt(item):
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitems__(self, numbers: Sequence[int]) -> list[Row]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, on files that it reads all the same or that are counted as bad
+            return [self.attempt([f"{self.root}/{file}" for file in self.files[i]]) for i in numbers]
+
+    def attempt(self, paths: list[str]) -> Row:
         try:
-            return read(item)
+            return read_picture(paths, self.size, self.channels, self.resize)
         except UnidentifiedImageError:
             return "not a picture"
+        except FileNotFoundError:
+            return "a link to nowhere"
         except Exception as error:  # Pillow raises almost anything on a damaged file
-            return " ".join(str(error).split())[:100] or type(error).__name__
-
-    progress = tqdm(total=len(items), desc="decoding", unit="img", disable=None if len(items) >= 1000 else True)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, progress, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's, on files that it reads all the same or that are counted as bad
-        for start in range(0, len(items), 1024):  # a block at a time: memory stays flat for any number of files
-            for i, result in enumerate(pool.map(attempt, items[start : start + 1024]), start):
-                progress.update()
-                yield i, result
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            return " ".join(reason.split())[:100]
 
 
-def read_picture(path: Path, size: Size, channels: tuple[int, ...]) -> list[np.ndarray]:
-    """Decode one file: [its middle], or [left half, right half] for two `channels`; uint8 (C, height, width) each.
+def decode(reader: Reader) -> Iterator[tuple[int, Row]]:
+    """Yield (i, what file i holds) in order, decoded on all cores; a bad file yields the reason.
 
-    Raises ValueError for what is no pair, and whatever Pillow raises for a damaged file.
+    By processes, where they start fast: Pillow holds Python's lock for most of its time on a small JPEG, so that two
+    threads are slower than one. Memory stays flat: a few blocks of 64 pictures are on their way at any time.
     """
-    pair = len(channels) == 2
-    with Image.open(path) as picture:
-        width, height = picture.size
-        if width * height > MAX_PIXELS:
-            raise ValueError(f"{width}x{height} is too large")
-        if picture.getexif().get(0x0112, 1) >= 5:  # the tag Orientation: lying on its side
-            width, height = height, width
-        if pair and (width % 2 or width < 1.5 * height):
-            raise ValueError(f"{width}x{height} is not two pictures of one size side by side")
-        # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that still leaves twice the pixels we need.
-        picture.draft(None, (len(channels) * 2 * size[1], 2 * size[0]))
-        picture = ImageOps.exif_transpose(picture)
-    width, height = picture.size
-    if pair:
-        half = width // 2
-        sides = [picture.crop((0, 0, half, height)), picture.crop((width - half, 0, width, height))]
-        return [to_array(side, count, size, stretch=True) for side, count in zip(sides, channels, strict=True)]
-    return [to_array(picture, channels[0], size)]
+    count = len(reader)
+    blocks = [range(start, min(start + 64, count)) for start in range(0, count, 64)]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.ExitStack() as stack:
+        if cores == 1 or count < 512 or multiprocessing.current_process().daemon:
+            results = map(reader.__getitems__, blocks)
+        elif sys.platform == "linux":
+            how = {"num_workers": min(cores, 16), "multiprocessing_context": "fork", "generator": torch.Generator()}
+            results = iter(DataLoader(reader, batch_sampler=blocks, collate_fn=as_is, **how))
+        else:
+            pool = stack.enter_context(ThreadPoolExecutor(min(cores, 8)))
+            groups = (blocks[start : start + 16] for start in range(0, len(blocks), 16))
+            results = itertools.chain.from_iterable(pool.map(reader.__getitems__, group) for group in groups)
+        progress = tqdm(total=count, desc="decoding", unit="img", disable=None if count >= 1000 else True)
+        stack.enter_context(progress)
+        for block, rows in zip(blocks, results, strict=True):
+            yield from zip(block, rows, strict=True)
+            progress.update(len(rows))
 
 
-def to_array(picture: Image.Image, channels: int, size: Size, stretch: bool = False) -> np.ndarray:
+@functools.cache
+def formats() -> list[str]:
+    """Pillow's decoders that a picture may ask for. Others are rare, or run a program (EPS)."""
+    Image.init()
+    return [name for name in ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM") if name in Image.OPEN]
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[Image.Image]:
+    """A picture file, not decoded yet. Raises ValueError for what is no picture, or one too large."""
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError("not a file")  # a pipe would be waited for
+    if found.st_size == 0:
+        raise ValueError("empty")
+    if os.path.splitext(path)[1].lower() in OTHER_TYPES:
+        raise ValueError("of a type that is not read here, convert it to PNG or JPEG")
+    with Image.open(path, formats=formats()) as picture:
+        if picture.width * picture.height > MAX_PIXELS:
+            raise ValueError(f"{picture.width}x{picture.height} is too large")
+        yield picture
+
+
+def read_picture(paths: Sequence[str], size: Size, channels: tuple[int, ...], resize: str) -> list[np.ndarray]:
+    """Decode one file: [picture], or for two `channels` [left half, right half]; or two files: [A, B].
+
+    uint8 (C, height, width) each. Raises ValueError for what is no pair, and whatever Pillow raises for a damaged file.
+    """
+    halves = 1 + (len(channels) > len(paths))
+    sides = []
+    for path in paths:
+        with opened(path) as picture:
+            width, height = picture.size
+            if picture.getexif().get(0x0112, 1) >= 5:  # the tag Orientation: lying on its side
+                width, height = height, width
+            if halves == 2 and (width % 2 or width < 1.5 * height):
+                raise ValueError(f"{width}x{height} is not two pictures of one size side by side")
+            # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that still leaves twice the pixels we need.
+            picture.draft(None, (halves * 2 * max(size), 2 * max(size)))
+            picture = ImageOps.exif_transpose(picture)
+        width, height = picture.width // halves, picture.height
+        sides += [picture] if halves == 1 else [picture.crop((x, 0, x + width, height)) for x in (0, width)]
+    shapes = [side.width / side.height for side in sides]
+    if max(shapes) > 1.05 * min(shapes):
+        raise ValueError(" and ".join(f"{side.width}x{side.height}" for side in sides) + " have not the same shape")
+    return [to_array(side, count, size, resize) for side, count in zip(sides, channels, strict=True)]
+
+
+def to_array(picture: Image.Image, channels: int, size: Size, resize: str = "crop") -> np.ndarray:
     """A picture of any mode, as 8-bit grey or RGB over white, resized (bicubic, antialiased): uint8 (C, height, width).
 
-    Its largest middle part of that shape is taken; with `stretch`, all of it."""
-    if not stretch:
-        scale = min(picture.width / size[1], picture.height / size[0])
-        width, height = round(size[1] * scale), round(size[0] * scale)
+    resize: of the largest middle part of that shape ("crop"), of all of it ("stretch"), or with white bars ("pad").
+    """
+    scales = picture.width / size[1], picture.height / size[0]
+    if resize == "crop":
+        width, height = (max(1, round(side * min(scales))) for side in size[::-1])
         left, top = (picture.width - width) // 2, (picture.height - height) // 2
         if (width, height) != picture.size:
             picture = picture.crop((left, top, left + width, top + height))
@@ -1226,8 +1628,15 @@ def to_array(picture: Image.Image, channels: int, size: Size, stretch: bool = Fa
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     picture = picture.convert("L" if channels == 1 else "RGB")
-    if picture.size != size[::-1]:
-        picture = picture.resize(size[::-1], Image.Resampling.BICUBIC)
+    inner = size[::-1]  # width, height
+    if resize == "pad":
+        inner = tuple(max(1, round(side / max(scales))) for side in picture.size)
+    if picture.size != inner:
+        picture = picture.resize(inner, Image.Resampling.BICUBIC)
+    if inner != size[::-1]:
+        sheet = Image.new(picture.mode, size[::-1], "white")
+        sheet.paste(picture, ((size[1] - inner[0]) // 2, (size[0] - inner[1]) // 2))
+        picture = sheet
     pixels = np.asarray(picture)
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
@@ -1242,36 +1651,54 @@ def describe(bad: Sequence[tuple[str, str]]) -> str:
 # The cache: data_dir/cache/NAME-SPLIT-SIZEpx-HASH/{images,targets,labels,attributes}.npy and meta.json
 #
 # The hash covers every option and the state of the source: a change of either leads to another folder, never to wrong
-# pixels. A folder appears whole, by a rename: a killed run leaves a *.tmp folder behind, which nothing reads.
+# pixels. A folder appears whole, by a rename; of several processes one makes it, and the others wait for it. A killed
+# run leaves a *.tmp folder behind, which nothing reads, and which the next run that makes this cache removes.
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def cached(source: Source, size: Size, data_dir: Path) -> ImageSet:
-    """The set from its cache, which is made if it is not there (or damaged); in memory where it cannot be written."""
+def cached(source: Source, size: Size, data_dir: Path, strict: bool = False) -> ImageSet:
+    """The set from its cache, which is made if it is not there (or damaged); where it cannot be written, from a
+    temporary folder that goes when this process ends."""
     shape = size[0] if size[0] == size[1] else size
-    key = json.dumps([CACHE_FORMAT, source.name, source.split, shape, source.channels, source.state])
-    digest = hashlib.sha256(key.encode()).hexdigest()[:12]
+    key = [CACHE_FORMAT, source.name, source.split, shape, source.channels, source.resize, source.state]
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
     name, shape = re.sub(r"[^\w.-]", "_", source.name)[:60], "x".join(str(side) for side in dict.fromkeys(size))
     folder = data_dir / "cache" / f"{name}-{source.split}-{shape}px-{digest}"
     data = open_cache(folder)
     if data is None:
-        temporary = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
         try:
-            temporary.mkdir(parents=True)
-            fill_cache(temporary, source, size)
-            data = publish_cache(temporary, folder)
+            with locked(folder) as alone:
+                data = open_cache(folder) or make_cache(folder, source, size, alone)
         except OSError as error:
-            warn(f"cannot write {folder.parent} ({error.strerror or error}): the pictures stay in memory")
-            with tempfile.TemporaryDirectory() as spare:
-                fill_cache(Path(spare), source, size)
-                data = open_cache(Path(spare), in_memory=True)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            spare = Path(tempfile.mkdtemp(prefix="datasets-"))
+            atexit.register(shutil.rmtree, spare, ignore_errors=True)
+            warn(f"cannot write {folder.parent} ({error.strerror or error}): decoding into {spare}, for this run only")
+            fill_cache(spare, source, size)
+            data = open_cache(spare)
     arrays, meta = data
-    if meta["bad"]:
-        total = len(arrays["images"]) + meta["bad_count"]
-        warn(f"{source.name}, {source.split}: left out {meta['bad_count']} of {total} files{describe(meta['bad'])}")
+    count = meta["bad_count"] + len(source.left_out)
+    if count:
+        total, bad = len(arrays["images"]) + count, describe((meta["bad"] + source.left_out)[:4])
+        if strict:
+            raise DataError(
+                f"{source.name}, {source.split}: {count} of {total} files are bad{bad}; `python datasets.py` with "
+                "--check names them all, and without --strict they are left out"
+            )
+        warn(f"{source.name}, {source.split}: left out {count} of {total} files{bad}")
     return ImageSet(source.name, source.split, **arrays, **meta["lists"])
+
+
+def make_cache(folder: Path, source: Source, size: Size, alone: bool) -> tuple[dict[str, np.ndarray], dict] | None:
+    """Fill a folder and give it its name. alone: no other process makes this one, so other beginnings are left over."""
+    for old in folder.parent.glob(f"{folder.name}.*.tmp") if alone else ():
+        shutil.rmtree(old, ignore_errors=True)
+    temporary = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        fill_cache(temporary, source, size)
+        return publish_cache(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def fill_cache(folder: Path, source: Source, size: Size) -> None:
@@ -1316,7 +1743,7 @@ def fill_cache(folder: Path, source: Source, size: Size) -> None:
     (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
 
 
-def open_cache(folder: Path, in_memory: bool = False) -> tuple[dict[str, np.ndarray], dict] | None:
+def open_cache(folder: Path) -> tuple[dict[str, np.ndarray | Rows], dict] | None:
     """The arrays of a cache by name, and its meta.json; None where there is none, or a file has lost bytes."""
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
@@ -1324,8 +1751,8 @@ def open_cache(folder: Path, in_memory: bool = False) -> tuple[dict[str, np.ndar
         for name, size in meta["bytes"].items():
             if (folder / name).stat().st_size != size:
                 return None
-            mode = "r" if size > MMAP_BYTES and not in_memory else None
-            arrays[name.removesuffix(".npy")] = np.load(folder / name, mmap_mode=mode)
+            large = size > MMAP_BYTES and name in ("images.npy", "targets.npy")
+            arrays[name.removesuffix(".npy")] = Rows(folder / name) if large else np.load(folder / name)
         return arrays, meta
     except (OSError, ValueError, KeyError):
         return None
@@ -1349,62 +1776,126 @@ def publish_cache(temporary: Path, folder: Path) -> tuple[dict[str, np.ndarray],
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def fetch(name: str, data_dir: Path, base_url: str, inner: str = "", suffix: str = ".tar.gz") -> Path:
-    """The folder data_dir/NAME, unpacked from data_dir/NAME.tar.gz, which is downloaded from `base_url` if absent.
+def find(name: str, data_dir: Path) -> Path | None:
+    """The folder of a known set, if it is there."""
+    known = KNOWN[name]
+    folder = data_dir / known.folder
+    if known.reader == "idx":
+        places = (folder, Path(DEBIAN.get(name, folder)))
+        return next((x for x in places if all(find_idx(x, *file.split("-")[:2]) for file in known.files)), None)
+    return folder if known.folder and folder.is_dir() else None
 
-    inner: the folder's name, if it is not the archive's. suffix: ".tar.gz" or ".zip".
-    """
-    folder, archive = data_dir / (inner or name), data_dir / f"{name}{suffix}"
-    url, extract = f"{base_url.rstrip('/')}/{name}{suffix}", extract_zip if suffix == ".zip" else extract_tar
+
+def how_to_get(name: str, data_dir: Path | str = "data") -> str:
+    """What to do to have a known set, in a sentence without its full stop."""
+    known = KNOWN[name]
+    if not known.home:
+        return "drawn when it is asked for"
+    files = "{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz" if known.reader == "idx" else ", ".join(known.files)
+    if name in BY_HAND:
+        what = f"put {files} into {data_dir}/{known.folder}" if files else f"put it at {data_dir}/{known.folder}"
+        return f"fetch it from {known.home}, whose terms you have to agree to, and {what}"
+    place = f"{data_dir}/{known.folder}" if known.reader == "idx" else f"{data_dir}"
+    return f"downloaded when it is asked for; or put {files} into {place}"
+
+
+def address(name: str, file: str, data_url: str = "") -> str:
+    """Where a file of a known set is: at its home, or at a mirror. Raises DataError."""
+    base = data_url or os.environ.get("DATASETS_URL") or KNOWN[name].home
+    if not re.match(r"https?://[^/]", base):
+        raise DataError(f"{base!r} is not a web address to download {name} from: it begins with https:// or http://")
+    return f"{base.replace('{name}', name).rstrip('/')}/{file}"
+
+
+def fetch_archive(name: str, data_dir: Path, data_url: str = "") -> Path:
+    """The folder of a set that comes as an archive: as it is there, or unpacked from the archive beside it, which is
+    downloaded if it is not there. A damaged download is made once more. Raises DataError."""
+    folder, ((file, checksum),) = data_dir / KNOWN[name].folder, KNOWN[name].files.items()
+    archive, extract = data_dir / file, extract_zip if file.endswith(".zip") else extract_tar
     if folder.is_dir():
         return folder
-    if "://" not in base_url:
-        raise DataError(f"{base_url!r} is not a web address to download {name} from")
+    url = address(name, file, data_url)
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        with locked(data_dir):  # of several processes one downloads; the others wait, and find the folder
-            if folder.is_dir():
-                return folder
-            ours = not archive.exists()
-            if ours:
-                download(url, archive)
-            warn(f"unpacking {archive}")
-            try:
-                extract(archive, folder)
-            except DataError as error:
+        with locked(archive):  # of several processes one downloads; the others wait, and find the folder
+            for last in (False, True):
+                if folder.is_dir():
+                    return folder
+                ours = not archive.exists()
+                try:
+                    if ours:
+                        download(url, archive, checksum=checksum)
+                    warn(f"unpacking {archive}")
+                    extract(archive, folder)
+                except Damaged as error:
+                    if ours:
+                        archive.unlink(missing_ok=True)
+                    if last or not ours:
+                        what = "fetch it" if ours else "remove it, and fetch it"
+                        where = f"again from {url}, or put the folder {folder} in its place"
+                        raise DataError(f"{error}; {what} {where}") from error
+                    warn(f"{error}: once more")
+                    continue
                 if ours:
                     archive.unlink()
-                raise DataError(f"{error}; fetch {url} again, or put the folder {folder} in its place") from error
-            if ours:
-                archive.unlink()
     except OSError as error:
         raise DataError(f"cannot write to {data_dir} ({error}): choose another data folder") from error
     return folder
 
 
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this process; others wait here. The system lets go of it however the process ends."""
-    if fcntl is None:
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
+def fetch_files(name: str, files: Sequence[str], data_dir: Path, data_url: str = "") -> None:
+    """Download those files of a known set that are not in its folder. Raises DataError."""
+    folder = data_dir / KNOWN[name].folder
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
+        with locked(folder):
+            for file in files:
+                if not (folder / file).exists():
+                    folder.mkdir(parents=True, exist_ok=True)
+                    download(address(name, file, data_url), folder / file, checksum=KNOWN[name].files[file])
+    except OSError as error:
+        raise DataError(f"cannot write to {folder} ({error}): choose another data folder") from error
 
 
-def download(url: str, path: Path, *, timeout: float = 30, tries: int = 5, pause: float = 1) -> None:
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[bool]:
+    """Hold `path`, which need not exist, for this process; others wait here. -> whether the system knows such locks.
+
+    It lets go however the process ends. OSError where the folder of `path` cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f".{path.name}.lock")
+    while True:
+        with open(lock, "w") as handle:
+            alone = fcntl is not None
+            try:
+                if alone:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                warn(f"another process is making {path}: waiting for it")
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            except OSError:  # some network disks have no locks
+                alone = False
+            if alone and not (lock.exists() and os.path.samestat(os.fstat(handle.fileno()), os.stat(lock))):
+                continue  # its last owner has removed the file meanwhile
+            try:
+                yield alone
+            finally:
+                with contextlib.suppress(OSError):
+                    lock.unlink()
+            return
+
+
+def download(
+    url: str, path: Path, *, checksum: str = "", timeout: float = 30, tries: int = 5, pause: float = 1
+) -> None:
     """Fetch `url` into `path`, by way of `path`.part, so that `path` is complete whenever it exists.
 
     What an earlier try or run left in the .part is continued (HTTP Range), if the server confirms that it still has the
-    same file (If-Range, with the ETag or date that came with the first part). timeout: seconds without a byte; pause:
-    seconds before the second try, doubled for each further one. Raises DataError with what to do; OSError for the disk.
+    same file (If-Range, with the ETag or date that came with the first part). checksum: md5 or sha256 of the file, ""
+    if unknown; where it is another, the file is fetched once more. timeout: seconds without a byte; pause: seconds
+    before the second try, doubled for each further one. Raises DataError with what to do; OSError for the disk.
     """
     part, tag = path.with_name(path.name + ".part"), path.with_name(path.name + ".part.tag")
-    reason = ""
+    reason, damaged = "", 0
     for attempt in range(tries):
         if attempt:
             time.sleep(pause * 2 ** (attempt - 1))
@@ -1420,12 +1911,29 @@ def download(url: str, path: Path, *, timeout: float = 30, tries: int = 5, pause
             elif attempt == 0 and isinstance(error, urllib.error.URLError):
                 break  # no network, or no such file: trying again will not help
             continue
-        if total in (None, have):
-            os.replace(part, path)
-            tag.unlink(missing_ok=True)
-            return
-        reason = f"cut at {have} of {total} bytes, the next run continues there"
+        if total not in (None, have):
+            reason = f"cut at {have} of {total} bytes, the next run continues there"
+            continue
+        tag.unlink(missing_ok=True)
+        if checksum and checksum_of(part, len(checksum)) != checksum:
+            part.unlink()
+            reason = f"its checksum is not {checksum}, so it is damaged or another file"
+            damaged += 1
+            if damaged == 2:
+                break
+            continue
+        os.replace(part, path)
+        return
     raise DataError(f"cannot download {url} ({reason}): fetch it on a machine with a network and put it at {path}")
+
+
+def checksum_of(path: Path, length: int = 32) -> str:
+    """The md5 (32 letters) or sha256 (64) of a file. An md5 tells accidents, not forgers."""
+    digest = hashlib.sha256() if length == 64 else hashlib.md5(usedforsecurity=False)
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def receive(reply: Any, part: Path, tag: Path, have: int) -> tuple[int, int | None]:
@@ -1470,7 +1978,7 @@ def unpacked(path: Path, folder: Path, kind: str) -> Iterator[Path]:
     except DataError:
         raise
     except (*damaged, NotImplementedError, RuntimeError) as error:  # the last two: a zip's encryption or compression
-        raise DataError(f"{path} is not a {kind} archive, or is damaged ({error})") from error
+        raise Damaged(f"{path} is not a {kind} archive, or is damaged ({error})") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -1999,22 +2507,124 @@ def toy(name: str, split: str, count: int = 0) -> Points:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def table() -> str:
-    """The known sets, a line each."""
-    rows = [("name", "what", "images", "source", "licence")]
+def per_split(images: dict[str, int], mark: str = "") -> str:
+    return " / ".join(f"{count:{mark}} {split}" for split, count in images.items())
+
+
+def place_of(name: str, data_dir: Path) -> str:
+    """Whether a known set is already here: where, or which of its archives, or "no"."""
+    if not KNOWN[name].home:
+        return "drawn here"
+    if folder := find(name, data_dir):
+        return str(folder)
+    archives = [data_dir / file for file in KNOWN[name].files]
+    return next((f"{path}, not unpacked yet" for path in archives if path.is_file()), "no")
+
+
+def table(data_dir: Path | None = None, markdown: bool = False) -> str:
+    """The known sets, a line each: plain text, which says whether they are here, or README's table."""
+    rows = [("name", "what", "images", "size", "licence", "scripts", *(("how",) if markdown else ("here", "from")))]
     for name, known in KNOWN.items():
-        counts = " / ".join(f"{count} {split}" for split, count in known.images.items())
-        rows.append((name, known.what, counts, known.source, known.licence))
+        images = per_split(known.images, ",") if markdown else str(sum(known.images.values()))
+        home = re.sub(r"^https?://|/.*", "", known.home)
+        last = (how_to_get(name),) if markdown else (place_of(name, data_dir or Path("data")), home)
+        rows.append((name, known.what, images, known.size, known.licence, known.scripts, *last))
+    if markdown:
+        rows.insert(1, ("---",) * len(rows[0]))
+        return "\n".join(f"| {' | '.join(row)} |" for row in rows)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
+def about(name: str, data_dir: Path) -> str:
+    """What there is to say of a known set without opening it."""
+    known = KNOWN[name]
+    sides = {0: "points", 1: "grey" if known.channels[:1] == (1,) else "colour", 2: "pairs of pictures A and B"}
+    lines = {
+        "what": f"{known.what} ({sides[len(known.channels)]})",
+        "images": per_split(known.images),
+        "licence": known.licence,
+        "from": known.home,
+        "size": known.size,
+        "files": ", ".join(known.files),
+        "scripts": known.scripts,
+        "here": place_of(name, data_dir),
+    }
+    if lines["here"] == "no":
+        lines["get it"] = how_to_get(name, data_dir)
+    first = known.scripts.split(", ")[0]
+    lines["train"] = f"python {first}.py --dataset {name}" + (" --arch conv" if first == "vae" else "")
+    return "\n".join([name, *(f"  {key:8} {value}" for key, value in lines.items() if value)])
+
+
+def splits_of(name: str, data_dir: Path, data_url: str = "") -> Iterator[Source]:
+    """Every split that a set has, as its reader finds it."""
+    seen, reason = set(), None
+    for split in ("train", "val", "test", *["unlabeled"] * (name == "stl10")):
+        try:
+            source = find_source(name, split, data_dir, data_url)
+        except NoSuchSplit as error:
+            reason = error
+            continue
+        if source.split not in seen:
+            seen.add(source.split)
+            yield source
+    if not seen:
+        raise reason
+
+
+def contents(source: Source) -> str:
+    """A line about a split: how many pictures, what they are taken for, what is known of them."""
+    parts = [f"{source.count} {'pairs' if len(source.channels) == 2 else 'pictures'}", source.kind]
+    if source.labels is not None:
+        number = np.bincount(source.labels, minlength=len(source.classes))
+        parts.append("  ".join(f"{name} {n}" for name, n in zip(source.classes, number, strict=True)))
+    if source.attributes is not None:
+        parts.append("  ".join(map("{} {:.0%}".format, source.attribute_names, source.attributes.mean(axis=0))))
+    if source.left_out:
+        parts.append(f"left out {len(source.left_out)} files{describe(source.left_out)}")
+    return f"  {source.split:8} {'; '.join(parts)}"
+
+
+def check(name: str, image_size: int, data_dir: Path, data_url: str = "") -> int:
+    """Decode every file of a set and print each bad one, with the reason -> how many there are."""
+    total = bad = 0
+    for source in splits_of(name, data_dir, data_url):
+        print(contents(source))
+        faults = list(source.left_out)
+        for i, row in source.rows((image_size, image_size)):
+            if isinstance(row, str):
+                faults.append((source.names[i], row))
+        for file, reason in faults:
+            print(f"    {file}: {reason}")
+        total, bad = total + source.count + len(source.left_out), bad + len(faults)
+    print(f"{total} pictures, {bad or 'none'} bad")
+    return bad
+
+
 def contact_sheet(data: ImageSet, path: str | Path, count: int = 40) -> None:
-    """Save `count` images spread evenly over the set; of pairs, each input beside its target."""
-    batch = data.__getitems__(np.linspace(0, len(data) - 1, min(count, len(data))).astype(int).tolist())
-    sides = [to_float(batch[key], "cpu") for key in ("image", "target") if key in batch]
-    sides = [side.expand(-1, 3, -1, -1) for side in sides]  # grey as colour, so that both sides fit one picture
-    save_grid(torch.stack(sides, dim=1).flatten(0, 1), path, columns=10)
+    """Save `count` images spread evenly over the set, with the class or the attributes below; of pairs, A beside B."""
+    numbers = np.linspace(0, len(data) - 1, min(count, len(data))).astype(int).tolist()
+    batch = data.__getitems__(numbers)
+    sides = [batch[key].expand(-1, 3, -1, -1) for key in ("image", "target") if key in batch]
+    pictures = torch.cat(sides, dim=3).permute(0, 2, 3, 1).numpy()  # (N, H, W or 2 W, 3)
+    captions = [[data.classes[label]] if data.classes else [] for label in batch.get("label", [0] * len(numbers))]
+    if "attributes" in batch:
+        has = [np.flatnonzero(row).tolist() for row in batch["attributes"].numpy()]
+        captions = [[data.attribute_names[k] for k in row] or ["none"] for row in has]
+    font, (height, width) = ImageFont.load_default(11), pictures.shape[1:3]
+    longest = max((font.getlength(line) for lines in captions for line in lines), default=0)
+    lines = max(map(len, captions))
+    cell = max(width, int(longest) + 1) + 6, height + 14 * lines + 6  # width, height
+    columns = min(len(numbers), max(1, 1000 // cell[0]))
+    sheet = Image.new("RGB", (6 + columns * cell[0], 6 + -(-len(numbers) // columns) * cell[1]), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, picture in enumerate(pictures):
+        x, y = 6 + i % columns * cell[0], 6 + i // columns * cell[1]
+        sheet.paste(Image.fromarray(picture), (x, y))
+        for k, line in enumerate(captions[i]):
+            draw.text((x, y + height + 1 + 14 * k), line, fill="black", font=font)
+    save_whole(path, sheet.save)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -2022,29 +2632,43 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, epilog=table(), formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("name", nargs="?", help="a set of the table, or a folder; without it the table is printed")
-    parser.add_argument("--split", default="train", choices=("train", "test", "val"), help="which part of the set")
+    parser.add_argument("--split", default="train", help="of the preview: train, val or test; stl10 also has unlabeled")
     parser.add_argument("--image-size", type=int, default=64, help="pixels on a side")
-    parser.add_argument("--data-dir", default="data", help="folder for data sets and their caches")
-    parser.add_argument("--preview", metavar="PNG", help="save a contact sheet")
+    parser.add_argument("--resize", default="crop", choices=RESIZES, help="how other shapes become a square")
+    parser.add_argument("--data-dir", type=Path, default="data", help="folder for data sets and their caches")
+    parser.add_argument("--data-url", default="", help="download from this address instead of the set's home")
+    parser.add_argument("--download", action="store_true", help="fetch the set now")
+    parser.add_argument("--preview", metavar="PNG", help="save a contact sheet; fetches the set")
+    parser.add_argument("--check", action="store_true", help="decode every file and name the bad ones")
+    parser.add_argument("--markdown", action="store_true", help="print the table as README has it")
     args = parser.parse_args(argv)
-    if not args.name:
-        print(table())
-        return
+    with contextlib.suppress(AttributeError):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files in any script
+    name, data_dir, wanted = args.name, args.data_dir, bool(args.download or args.preview)
     try:
-        data = load(args.name, args.split, args.image_size, data_dir=args.data_dir, points=True)
-        if isinstance(data, Points):
-            print(f"{data.name}, {data.split}: {len(data)} points")
-            if args.preview:
-                raise DataError(f"{data.name} has points, no pictures to preview: choose another set")
+        if not name:
+            if wanted or args.check:
+                raise DataError("which set? Give its name or a folder")
+            print(table(data_dir, args.markdown))
             return
-        print(f"{data.name}, {data.split}: {len(data)} images {data.images.shape[1:]}", end="")
-        print(f", targets {data.targets.shape[1:]}" if data.targets is not None else "", end="")
-        print(f", classes {' '.join(data.classes)}" if data.classes else "", end="")
-        print(f", attributes {' '.join(data.attribute_names)}" if data.attribute_names else "")
+        if name in KNOWN:
+            print(about(name, data_dir))
+        if name in TOYS and (wanted or args.check):
+            raise DataError(f"{name} has points, no pictures: choose another set")
+        if name in KNOWN and place_of(name, data_dir) == "no" and args.check and not wanted:
+            raise DataError(f"{name} is not here, so there is nothing to check; --download fetches it")
+        if args.check:
+            bad = check(name, args.image_size, data_dir, args.data_url)
+        elif name not in KNOWN or KNOWN[name].home and (wanted or find(name, data_dir)):
+            print(*map(contents, splits_of(name, data_dir, args.data_url)), sep="\n")
         if args.preview:
-            contact_sheet(data, args.preview)
+            how = dict(data_dir=data_dir, data_url=args.data_url, resize=args.resize)
+            contact_sheet(load(name, args.split, args.image_size, **how), args.preview)
+            print(f"{args.preview}: {args.split}")
+        if args.check and bad:
+            sys.exit(1)
     except DataError as error:
-        parser.error(str(error))
+        parser.exit(2, f"{parser.prog}: {error}\n")
 
 
 if __name__ == "__main__":

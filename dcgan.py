@@ -189,7 +189,7 @@ def build(args, channels, device, checkpoint=None):
 
 def load_images(args, split, channels=0):
     """A split of --dataset; channels 1 or 3, 0 = as the set has them."""
-    how = dict(data_dir=args.data_dir, channels=channels, input_channels=channels)
+    how = dict(**datasets.how_to_load(args), channels=channels, input_channels=channels)
     return datasets.load(args.dataset, split, args.image_size, **how)
 
 

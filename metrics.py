@@ -1104,7 +1104,10 @@ def new_parser(
     switch, saved = argparse.BooleanOptionalAction, {"metavar": "CKPT"}
     add("dataset", dataset, "a set's name (python datasets.py lists them) or a folder")
     add("data-dir", "data", "folder of downloaded sets and of decoded caches")
+    add("data-url", "", "download the set from this address; empty = DATASETS_URL, or the set's home")
     add("image-size", *image_size, type=int)
+    add("resize", "crop", "cut the middle out of other shapes, stretch or pad them", choices=("crop", "stretch", "pad"))
+    add("strict", False, "stop at bad image files, which are else left out", action=switch)
     add("epochs", *epochs, type=int)
     add("max-steps", 0, "stop at this step; 0 = no limit", type=int)
     add("batch-size", *batch_size, type=int)
@@ -1179,8 +1182,8 @@ def parse_args(
 
 
 FREE_FLAGS = (
-    "data_dir epochs max_steps device amp compile workers out log_every sample_every save_every eval_every "
-    "resume sample evaluate num_samples weights_dir"
+    "data_dir data_url strict epochs max_steps device amp compile workers out log_every sample_every save_every "
+    "eval_every resume sample evaluate num_samples weights_dir"
 ).split()
 
 

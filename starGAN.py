@@ -181,7 +181,7 @@ def src_penalty(D, real, fake, a):
 def load_attributes(args, split, checkpoint=None):
     """A split of --dataset whose `attributes`, uint8 (N, K), are those asked for, in that order; or one-hot classes."""
     channels = checkpoint["channels"][0] if checkpoint else 0  # 0 = as the set has them
-    how = dict(data_dir=args.data_dir, channels=channels, input_channels=channels)
+    how = dict(**datasets.how_to_load(args), channels=channels, input_channels=channels)
     names = checkpoint["names"] if checkpoint else filter(None, map(str.strip, args.attributes.split(",")))
     return datasets.choose_attributes(datasets.load(args.dataset, split, args.image_size, **how), list(names))
 
@@ -244,7 +244,7 @@ def sample(args, checkpoint):
         edits = {text.strip(): parse(text, names, rivals) for text in args.translate.split(";")}
     G, D = build(args, channels, device, checkpoint).values()
     if args.input:
-        x, files = datasets.read_images(args.input, args.image_size, channels=channels[0])
+        x, files = datasets.read_images(args.input, args.image_size, channels=channels[0], resize=args.resize)
         x = datasets.to_float(x, device)  # what is true of these nobody says: ask D
         c = read_logits(datasets.generate(nn.Sequential(D.body, D.cls), x).flatten(1), rivals)
     else:

@@ -222,7 +222,7 @@ def build(args, channels, device, checkpoint=None):
 
 def load_images(args, split, channels=0):
     """A split of --dataset, classes as one-hot attributes; channels 1 or 3, 0 = as the set has them."""
-    how = dict(data_dir=args.data_dir, channels=channels, input_channels=channels)
+    how = dict(**datasets.how_to_load(args), channels=channels, input_channels=channels)
     data = datasets.load(args.dataset, split, size_of(args), **how)
     return datasets.choose_attributes(data, []) if datasets.attributes_of(data)[0] else data
 
@@ -261,7 +261,7 @@ def sample(args, checkpoint):
     names, batch = train.attribute_names, datasets.fixed_batch(test, 12, device)
     x, truth = batch["image"], batch.get("attributes", torch.zeros(12, 0)).float()
     if args.input:
-        x, files = datasets.read_images(args.input, size_of(args), channels)
+        x, files = datasets.read_images(args.input, size_of(args), channels, resize=args.resize)
         x, truth = datasets.to_float(x, device), torch.zeros(len(x), len(names))  # unknown: everything is added
     z = datasets.draw_noise((args.num_samples, args.nz), torch.Generator().manual_seed(args.seed), device)
     datasets.save_grid(datasets.generate(G, z), out / "samples.png", math.isqrt(len(z)))
