@@ -101,7 +101,7 @@ def warn(text: str) -> None:
 class Known(NamedTuple):
     """What there is to know of a set before it is here."""
 
-    reader: str  # "builtin", "toy", "pix2pix", "cyclegan", "celeba", "idx", "torchvision" or "folder"
+    reader: str  # "builtin", "toy", "pix2pix", "cyclegan", "idx", "torchvision" or "by hand"
     what: str
     channels: tuple[int, ...]  # one number, or two for pairs: of A and of B; none for points
     images: dict[str, int]  # of each split, where the set is complete
@@ -206,7 +206,7 @@ KNOWN = {
         *STL10,
     ),
     "celeba": Known(
-        "celeba",
+        "by hand",
         "faces, 40 attributes",
         (3,),
         counts(162770, 19867, 19962),
@@ -228,7 +228,7 @@ KNOWN = {
     "night2day": pix2pix("night2day", "places by night to day", (3, 3), counts(17823, 10, 2287), "2.0 GB"),
     **{row.split()[0]: cyclegan(*row.split()) for row in CYCLEGAN.strip().splitlines()},
     "deepfashion-inshop": Known(
-        "folder",
+        "by hand",
         "clothes, 23 classes",
         (3,),
         counts(25882, test=26830),
@@ -240,10 +240,10 @@ KNOWN = {
         "https://mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html",
     ),
     "deepfashion-multimodal": Known(
-        "folder",
+        "by hand",
         "clothes, 23 classes",
         (3,),
-        counts(44096),
+        {"in all": 44096},
         "vaegan, starGAN, cyclegan",
         "non-commercial research",
         "deepfashion-multimodal",
@@ -252,10 +252,10 @@ KNOWN = {
         "https://github.com/yumingj/DeepFashion-MultiModal",
     ),
     "utkface": Known(
-        "folder",
+        "by hand",
         "faces, 10 attributes",
         (3,),
-        counts(23705),
+        {"in all": 23705},
         FACES,
         "non-commercial research",
         "utkface",
@@ -266,9 +266,18 @@ KNOWN = {
 }
 
 
+USES = {  # what a script makes of a set
+    "vae": "codes, samples",
+    "dcgan": "samples",
+    "cgan": "samples of each class",
+    "wgan": "samples",
+    "bicyclegan": "many B for one A",
+    "cyclegan": "one domain, class or attribute into another",
+    "vaegan": "samples, edits of attributes",
+    "starGAN": "changes of attributes or classes",
+}
 BUILTIN_SEED = 0  # of the drawings; train and test are drawn from different random numbers
 TOYS = tuple(name for name, known in KNOWN.items() if known.reader == "toy")
-BY_HAND = ("celeba", "deepfashion-inshop", "deepfashion-multimodal", "utkface")  # a licence to agree to comes first
 DEBIAN = {"fashion-mnist": "/usr/share/datasets/fashion-mnist"}  # where a package of that system has a set
 CLASSES = {
     "mnist": [str(digit) for digit in range(10)],
@@ -1013,8 +1022,8 @@ def find_source(name: str, split: str, data_dir: Path, data_url: str = "", paire
     if split not in ("train", "test", "val") and (name, split) != ("stl10", "unlabeled"):
         raise DataError(f"unknown split {split!r}: use train, test or val")
     if name in KNOWN:
-        readers = {"builtin": read_builtin, "pix2pix": read_pix2pix, "cyclegan": read_cyclegan, "celeba": read_celeba}
-        readers |= {"idx": read_idx, "torchvision": read_torchvision, "folder": read_known_folder}
+        readers = {"builtin": read_builtin, "pix2pix": read_pix2pix, "cyclegan": read_cyclegan, "by hand": read_by_hand}
+        readers |= {"idx": read_idx, "torchvision": read_torchvision}
         source = readers[KNOWN[name].reader](name, split, data_dir, data_url)
         source.name = name
         return source
@@ -1075,33 +1084,27 @@ def as_published(name: str, source: Source, folder: Path) -> Source:
     return source
 
 
-def read_celeba(name: str, split: str, data_dir: Path, data_url: str) -> Source:
-    """CelebA in torchvision's folder data_dir/celeba; the zip of its pictures is unpacked there."""
-    folder = data_dir / KNOWN[name].folder
-    archive, pictures = folder / "img_align_celeba.zip", folder / "img_align_celeba"
-    if not (pictures.is_dir() and attribute_table(folder)):
-        if data_url or os.environ.get("DATASETS_URL"):
-            files = [file for file in KNOWN[name].files if file != archive.name or not pictures.is_dir()]
-            fetch_files(name, files, data_dir, data_url)
-        elif not (folder.is_dir() and attribute_table(folder) and (archive.is_file() or any(pictures_in(folder)))):
-            raise DataError(f"{name} is not in {folder}: {how_to_get(name, data_dir)}")
-    if archive.is_file() and not pictures.is_dir():
-        with locked(pictures):
-            if not pictures.is_dir():
-                warn(f"unpacking {archive}")
-                extract_zip(archive, pictures)
-    return as_published(name, read_folder(folder, split), folder)
-
-
-def read_known_folder(name: str, split: str, data_dir: Path, data_url: str) -> Source:
-    """A set that its owners hand out themselves, in data_dir/NAME: DeepFashion, UTKFace."""
-    folder = data_dir / KNOWN[name].folder
-    if not folder.is_dir():
+def read_by_hand(name: str, split: str, data_dir: Path, data_url: str) -> Source:
+    """A set that its owners hand out to those who agree to their terms: CelebA, DeepFashion, UTKFace. It is looked for
+    in data_dir/NAME, where its archives are unpacked; a mirror that is given is asked for what is missing."""
+    known, folder = KNOWN[name], data_dir / KNOWN[name].folder
+    packed = (file for file in known.files if file.endswith((".zip", ".tar.gz")))
+    archives = {file: folder / re.sub(r"\.(zip|tar\.gz)$", "", file) for file in packed}  # and what they become
+    if data_url or os.environ.get("DATASETS_URL"):
+        if not (folder.is_dir() and any(pictures_in(folder))):
+            fetch_files(name, list(known.files), data_dir, data_url)
+    for file, target in archives.items():
+        if (folder / file).is_file() and not target.is_dir():
+            with locked(target):
+                if not target.is_dir():
+                    warn(f"unpacking {folder / file}")
+                    (extract_zip if file.endswith(".zip") else extract_tar)(folder / file, target)
+    if not (folder.is_dir() and any(pictures_in(folder))):
         raise DataError(f"{name} is not in {folder}: {how_to_get(name, data_dir)}")
     source = read_folder(folder, split)
-    if not (source.classes or source.attribute_names):
-        raise DataError(f"{folder} is not {name} as its owners hand it out: its files are called otherwise")
-    return source
+    if not (source.attribute_names if "attributes" in known.what else source.classes):
+        raise DataError(f"{folder} does not tell the {known.what.split()[-1]} of {name}: {how_to_get(name, data_dir)}")
+    return as_published(name, source, folder)
 
 
 def read_folder(root: Path, split: str, paired: bool = False) -> Source:
@@ -1783,20 +1786,19 @@ def find(name: str, data_dir: Path) -> Path | None:
     if known.reader == "idx":
         places = (folder, Path(DEBIAN.get(name, folder)))
         return next((x for x in places if all(find_idx(x, *file.split("-")[:2]) for file in known.files)), None)
-    return folder if known.folder and folder.is_dir() else None
+    return folder if known.folder and folder.is_dir() and any(folder.iterdir()) else None
 
 
 def how_to_get(name: str, data_dir: Path | str = "data") -> str:
     """What to do to have a known set, in a sentence without its full stop."""
     known = KNOWN[name]
     if not known.home:
-        return "drawn when it is asked for"
+        return "drawn when asked for"
     files = "{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz" if known.reader == "idx" else ", ".join(known.files)
-    if name in BY_HAND:
-        what = f"put {files} into {data_dir}/{known.folder}" if files else f"put it at {data_dir}/{known.folder}"
-        return f"fetch it from {known.home}, whose terms you have to agree to, and {what}"
+    if known.reader == "by hand":
+        return f"fetch it from {known.home}, whose terms you have to agree to, and put {files} into {data_dir}/{name}"
     place = f"{data_dir}/{known.folder}" if known.reader == "idx" else f"{data_dir}"
-    return f"downloaded when it is asked for; or put {files} into {place}"
+    return f"downloaded when asked for, or put {files} into {place}"
 
 
 def address(name: str, file: str, data_url: str = "") -> str:
@@ -2547,7 +2549,7 @@ def about(name: str, data_dir: Path) -> str:
         "from": known.home,
         "size": known.size,
         "files": ", ".join(known.files),
-        "scripts": known.scripts,
+        "scripts": "; ".join(f"{script}: {USES[script]}" for script in known.scripts.split(", ")),
         "here": place_of(name, data_dir),
     }
     if lines["here"] == "no":

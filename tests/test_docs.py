@@ -9,6 +9,8 @@ import pytest
 from conftest import ROOT
 from test_in_step import SCRIPTS
 
+import datasets
+
 
 def commands(text):
     """Every `python X.py ...` or `torchrun ... X.py ...` of a text; an indented line that starts with -- goes on."""
@@ -85,6 +87,12 @@ def test_readme_counts_lines_and_parameters():
         channels = channels.get(script, 1)  # of the default set
         for net in module.build(args, channels, "cpu").values():
             assert f"{sum(p.numel() for p in net.parameters()):,}" in parameters
+
+
+def test_the_table_of_sets_in_readme_is_that_of_the_code():
+    assert datasets.table(markdown=True) in (ROOT / "README.md").read_text()
+    scripts = {script for known in datasets.KNOWN.values() for script in known.scripts.split(", ")}
+    assert scripts == set(SCRIPTS) == set(datasets.USES)
 
 
 def test_pictures_of_readme_exist():
