@@ -309,7 +309,7 @@ class Rows:
         self.path, self.rows = path, rows
         self.array = np.load(path, mmap_mode="r")
         self.shape = (len(self.array) if rows is None else len(rows), *self.array.shape[1:])
-        self.dtype, self.ndim = self.array.dtype, self.array.ndim
+        self.dtype, self.ndim, self.size = self.array.dtype, self.array.ndim, math.prod(self.shape)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -1095,10 +1095,9 @@ def read_by_hand(name: str, split: str, data_dir: Path, data_url: str) -> Source
             fetch_files(name, list(known.files), data_dir, data_url)
     for file, target in archives.items():
         if (folder / file).is_file() and not target.is_dir():
-            with locked(target):
+            with writing(folder), locked(target):
                 if not target.is_dir():
-                    warn(f"unpacking {folder / file}")
-                    (extract_zip if file.endswith(".zip") else extract_tar)(folder / file, target)
+                    unpack(folder / file, target)
     if not (folder.is_dir() and any(pictures_in(folder))):
         raise DataError(f"{name} is not in {folder}: {how_to_get(name, data_dir)}")
     source = read_folder(folder, split)
@@ -1119,38 +1118,42 @@ def read_folder(root: Path, split: str, paired: bool = False) -> Source:
     val = ["val", "validation", "valid"]
     wanted = {"train": ["train"], "test": ["test", *val], "val": [*val, "test"]}[split]
     folders = [entry.name for entry in visible(root) if entry.is_dir()]
-    if paired and {"A", "B"} <= set(folders):
-        return read_two_folders(root, split, wanted)
-    pairs, kind = False, "plain images"
+    inside = [part for part in ("train", "test", *val) if all((root / name / part).is_dir() for name in folders)]
+    every_tenth, pairs, lost = False, False, []
     if any(name in ("train", "test", *val, "trainA", "testA", "valA") for name in folders):
-        found = next((name for name in wanted if name in folders or {name + "A", name + "B"} <= set(folders)), None)
-        if found is None:
+        found = next((name for name in wanted if name in folders or {name + "A", name + "B"} <= set(folders)), "")
+        if not found:
             raise NoSuchSplit(f"{root} has no folder {wanted[0]}/ for the split {split!r}: it has {', '.join(folders)}")
         if found in folders:
-            groups = by_class(root, found)
+            groups, lost = by_class(root, found)
             pairs = "" in groups and side_by_side(root, groups[""])
             if "" not in groups:  # a class keeps its number in a split that has no picture of it
-                parts = [by_class(root, name) for name in ("train", "test", *val) if name in folders]
+                parts = [by_class(root, name)[0] for name in ("train", "test", *val) if name in folders]
                 groups = {name: groups.get(name, []) for name in sorted(set().union(*parts) - {""})}
-        elif paired:
-            return pairs_of(root, found, found + "A", found + "B")
         else:
-            groups, kind = {side: list(pictures_in(root, found + side)) for side in "AB"}, "two domains"
+            groups = {side: list(pictures_in(root, found + side)) for side in "AB"}
+    elif folders and inside:  # CLASS/train, CLASS/test
+        found = next((name for name in wanted if name in inside), "")
+        if not found:
+            raise NoSuchSplit(f"{root} has no folders CLASS/{wanted[0]} for the split {split!r}")
+        groups = {name: list(pictures_in(root, f"{name}/{found}")) for name in folders}
     else:
-        found = "train" if split == "train" else "test"
-        groups = {name: files for name, files in by_class(root).items() if files}
+        found, every_tenth = "train" if split == "train" else "test", True
+        groups, lost = by_class(root)
+        groups = {name: files for name, files in groups.items() if files}
         pairs = paired and "" in groups and side_by_side(root, groups[""])
-        groups = tenths(root, groups, found)
+    if paired and list(groups) == ["A", "B"]:
+        return pairs_of(root, found, *groups.values(), every_tenth)
+    groups = tenths(root, groups, found) if every_tenth else groups
     files = [file for group in groups.values() for file in group]
     if not files:
         raise NoSuchSplit(f"{root} holds no pictures for the split {split!r} (files {' '.join(sorted(IMAGE_TYPES))})")
-    if pairs:
-        return file_source(root, found, "pairs side by side", files, (3, 3))
     if "" in groups:
-        return file_source(root, found, kind, files)
+        kind, channels = ("pairs side by side", (3, 3)) if pairs else ("plain images", (3,))
+        return file_source(root, found, kind, files, channels, left_out=lost)
     kind = "classes in the names of DeepFashion" if DEEPFASHION.search(files[0]) else "classes"
     labels = np.repeat(np.arange(len(groups)), [len(group) for group in groups.values()])
-    return file_source(root, found, kind, files, classes=list(groups), labels=labels)
+    return file_source(root, found, kind, files, classes=list(groups), labels=labels, left_out=lost)
 
 
 def file_source(
@@ -1191,29 +1194,23 @@ def tenths(root: Path, groups: dict[str, list[str]], split: str) -> dict[str, li
     return kept
 
 
-def read_two_folders(root: Path, split: str, wanted: Sequence[str]) -> Source:
-    """Pairs in DIR/A and DIR/B, with folders train/, val/, test/ in each, or without."""
-    inside = [{entry.name for entry in visible(root / side) if entry.is_dir()} for side in "AB"]
-    if found := next((name for name in wanted if name in inside[0] & inside[1]), None):
-        return pairs_of(root, found, f"A/{found}", f"B/{found}")
-    return pairs_of(root, "train" if split == "train" else "test", "A", "B", every_tenth=True)
+def pairs_of(root: Path, split: str, A: list[str], B: list[str], every_tenth: bool) -> Source:
+    """Pairs of the files that are called the same in two folders, whatever their type. every_tenth: of them the test
+    split has each tenth, the training split the others."""
 
+    def by_name(files):  # without the folders that all have in common
+        folder = os.path.commonpath([os.path.dirname(file) for file in files]) if files else ""
+        return {os.path.splitext(file[len(folder) :])[0]: file for file in files}
 
-def pairs_of(root: Path, split: str, folder_A: str, folder_B: str, every_tenth: bool = False) -> Source:
-    """Pairs of the files that are called the same in two folders, whatever their type."""
-    sides = []
-    for folder in (folder_A, folder_B):
-        files = pictures_in(root, folder)
-        sides.append({os.path.splitext(file[len(folder) + 1 :])[0]: file for file in files})
-    A, B = sides
-    names = [name for i, name in enumerate(A) if not every_tenth or (i % 10 == 0) == (split == "test")]
-    pairs = [(A[name], B[name]) for name in names if name in B]
-    if not pairs:
-        raise DataError(f"no picture in {root / folder_A} is called as one in {root / folder_B}: these are no pairs")
-    source = file_source(root, split, "pairs in two folders", pairs, (3, 3))
-    alone = [A[name] for name in A if name not in B] + [B[name] for name in B if name not in A]
-    source.left_out = [(file, "no partner") for file in alone]
-    return source
+    A, B = by_name(A), by_name(B)
+    names = [name for name in A if name in B]
+    alone = [side[name] for side, other in ((A, B), (B, A)) for name in side if name not in other]
+    if not names:
+        raise DataError(f"{root} has no pairs: no picture of A is called as one of B; see {', '.join(alone[:2])}")
+    if every_tenth:
+        names = [name for i, name in enumerate(names) if (i % 10 == 0) == (split == "test")]
+    left_out = [(file, "no partner") for file in alone]
+    return file_source(root, split, "pairs in two folders", [(A[n], B[n]) for n in names], (3, 3), left_out=left_out)
 
 
 def attribute_table(root: Path) -> Path | None:
@@ -1296,29 +1293,29 @@ def read_attributes(root: Path, table: Path, split: str) -> Source:
     if not known:
         raise DataError(f"{table} names no picture that is in {root}; move it away if it is not about them")
     left_out += [(file, f"not in {table.name}") for file in files if file not in known]
-    split, chosen = of_split(root, known, split)
+    split, chosen, nowhere = of_split(root, known, split)
     number = {name: i for i, name in enumerate(rows)}
     truth = {"attributes": (values[[number[known[path]] for path in chosen]] == 1).astype(np.uint8)}
-    return file_source(
-        root, split, f"attributes of {table.name}", chosen, attribute_names=names, left_out=left_out, **truth
-    )
+    truth |= {"attribute_names": names, "left_out": left_out + nowhere}
+    return file_source(root, split, f"attributes of {table.name}", chosen, **truth)
 
 
 def read_utkface(root: Path, split: str) -> Source:
     """Faces whose names tell age, gender and race, as in UTKFace; the set's own codes and words."""
     told = {file: UTKFACE.search(file) for file in pictures_in(root)}
-    split, chosen = of_split(root, {file: file for file, found in told.items() if found}, split)
+    split, chosen, left_out = of_split(root, {file: file for file, found in told.items() if found}, split)
     age, gender, race = np.array([[int(n) for n in told[file].groups()] for file in chosen]).T
     ages = np.eye(4, dtype=np.uint8)[np.digitize(age, [20, 40, 60])]
     races = np.eye(5, dtype=np.uint8)[race]
     truth = {"attributes": np.column_stack([gender == 0, ages, races]).astype(np.uint8)}
-    left_out = [(file, "not called AGE_GENDER_RACE_TIME") for file, found in told.items() if not found]
+    left_out += [(file, "not called AGE_GENDER_RACE_TIME") for file, found in told.items() if not found]
     kind = "attributes in the names of UTKFace"
     return file_source(root, split, kind, chosen, attribute_names=list(UTKFACE_NAMES), left_out=left_out, **truth)
 
 
-def of_split(root: Path, known: dict[str, str], split: str) -> tuple[str, list[str]]:
-    """{path of a picture: its name in the table} -> the split that serves `split`, and the pictures of it, by path."""
+def of_split(root: Path, known: dict[str, str], split: str) -> tuple[str, list[str], list[tuple[str, str]]]:
+    """{path of a picture: its name in the table} -> the split that serves `split`, the pictures of it, by path, and
+    those that are in no split, with the reason."""
     part = {}
     if partition := next((root / name for name in PARTITIONS if (root / name).is_file()), None):
         _, numbers = read_table(partition)
@@ -1331,7 +1328,8 @@ def of_split(root: Path, known: dict[str, str], split: str) -> tuple[str, list[s
         part = {path: "train" if i % 10 else "test" for i, path in enumerate(sorted(known))}
     for found in {"train": ["train"], "test": ["test", "val"], "val": ["val", "test"]}[split]:
         if chosen := [path for path in sorted(known) if part[path] == found]:
-            return found, chosen
+            where = f"in {partition.name}" if partition else "in train/, val/ or test/"
+            return found, chosen, [(path, f"not {where}") for path in sorted(known) if not part[path]]
     raise NoSuchSplit(f"{root} holds no pictures for the split {split!r}")
 
 
@@ -1356,22 +1354,27 @@ def pictures_in(root: Path, inner: str = "", deep: bool = True) -> Iterator[str]
             yield from pictures_in(root, path)
 
 
-def by_class(root: Path, inner: str = "") -> dict[str, list[str]]:
+def by_class(root: Path, inner: str = "") -> tuple[dict[str, list[str]], list[tuple[str, str]]]:
     """{class: its pictures} of root/inner: by DeepFashion's names, else of its sub-folders; or {"": its pictures} if it
-    holds pictures itself."""
+    holds pictures itself. And the pictures that are left out, with the reason."""
     if any(DEEPFASHION.search(file) for file in itertools.islice(pictures_in(root, inner), 20)):
-        groups = {}
-        named = {}  # of several copies of one set, such as img/ and img_highres/, the first is taken
+        copies = {}  # several of one set, such as img/ and img_highres/: the first is taken
         for file in pictures_in(root, inner):
-            if found := DEEPFASHION.search(file):
-                named.setdefault(file[: found.start()], []).append((f"{found[1]}_{found[2]}", file))
-        first = min(named, key=lambda folder: (bool(re.search("anno|segm|densepose", folder, re.IGNORECASE)), folder))
-        for name, file in sorted(named[first]):
+            found = DEEPFASHION.search(file)
+            copies.setdefault(file[: found.start()] if found else None, []).append((found, file))
+        others = copies.pop(None, [])
+        first = min(copies, key=lambda folder: (bool(re.search("anno|segm|densepose", folder, re.IGNORECASE)), folder))
+        groups = {}
+        for name, file in sorted((f"{found[1]}_{found[2]}", file) for found, file in copies[first]):
             groups.setdefault(name, []).append(file)
-        return groups
+        return groups, [(file, "not called as in DeepFashion") for _, file in others if file.startswith(first)]
     own = list(pictures_in(root, inner, deep=False))
     folders = [entry.name for entry in visible(root / inner) if entry.is_dir()]
-    return {"": own} if own else {name: list(pictures_in(root, f"{inner}/{name}".lstrip("/"))) for name in folders}
+    folders = {name: f"{inner}/{name}".lstrip("/") for name in folders}
+    deep = {name: list(pictures_in(root, path)) for name, path in folders.items() if path not in own}
+    if own:
+        return {"": own}, [(file, "in a folder beside pictures") for files in deep.values() for file in files]
+    return deep, []
 
 
 def side_by_side(root: Path, files: Sequence[str]) -> bool:
@@ -1405,8 +1408,8 @@ def read_idx(name: str, split: str, data_dir: Path, data_url: str) -> Source:
 
 def find_idx(folder: Path, split: str, kind: str) -> Path | None:
     """The file of `kind` "images" or "labels" ("train-images-idx3-ubyte.gz"), or None."""
-    found = sorted(path for path in folder.glob(f"{split}-{kind}?idx?-ubyte*") if path.suffix in ("", ".gz"))
-    return found[0] if found else None
+    found = folder.glob(f"{split}-{kind}?idx?-ubyte*")
+    return min((path for path in found if path.name.endswith(("-ubyte", "-ubyte.gz"))), default=None)
 
 
 def idx_source(name: str, split: str, folder: Path) -> Source:
@@ -1786,7 +1789,7 @@ def find(name: str, data_dir: Path) -> Path | None:
     if known.reader == "idx":
         places = (folder, Path(DEBIAN.get(name, folder)))
         return next((x for x in places if all(find_idx(x, *file.split("-")[:2]) for file in known.files)), None)
-    return folder if known.folder and folder.is_dir() and any(folder.iterdir()) else None
+    return folder if known.folder and folder.is_dir() and visible(folder) else None
 
 
 def how_to_get(name: str, data_dir: Path | str = "data") -> str:
@@ -1813,48 +1816,55 @@ def fetch_archive(name: str, data_dir: Path, data_url: str = "") -> Path:
     """The folder of a set that comes as an archive: as it is there, or unpacked from the archive beside it, which is
     downloaded if it is not there. A damaged download is made once more. Raises DataError."""
     folder, ((file, checksum),) = data_dir / KNOWN[name].folder, KNOWN[name].files.items()
-    archive, extract = data_dir / file, extract_zip if file.endswith(".zip") else extract_tar
+    archive = data_dir / file
     if folder.is_dir():
         return folder
     url = address(name, file, data_url)
-    try:
-        with locked(archive):  # of several processes one downloads; the others wait, and find the folder
-            for last in (False, True):
-                if folder.is_dir():
-                    return folder
-                ours = not archive.exists()
-                try:
-                    if ours:
-                        download(url, archive, checksum=checksum)
-                    warn(f"unpacking {archive}")
-                    extract(archive, folder)
-                except Damaged as error:
-                    if ours:
-                        archive.unlink(missing_ok=True)
-                    if last or not ours:
-                        what = "fetch it" if ours else "remove it, and fetch it"
-                        where = f"again from {url}, or put the folder {folder} in its place"
-                        raise DataError(f"{error}; {what} {where}") from error
-                    warn(f"{error}: once more")
-                    continue
+    with writing(data_dir), locked(archive):  # of several processes one downloads; the others wait, and find the folder
+        for last in (False, True):
+            if folder.is_dir():
+                break
+            ours = not archive.exists()
+            if ours:
+                download(url, archive, checksum=checksum)
+            try:
+                unpack(archive, folder)
+            except DataError as error:
                 if ours:
                     archive.unlink()
-    except OSError as error:
-        raise DataError(f"cannot write to {data_dir} ({error}): choose another data folder") from error
+                if ours and not last and isinstance(error, Damaged):
+                    warn(f"{error}: once more")
+                    continue
+                what = "fetch it" if ours else "remove it, and fetch it"
+                raise DataError(f"{error}; {what} again from {url}, or put the folder {folder} in its place") from error
+            if ours:
+                archive.unlink()
     return folder
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """An archive becomes a folder, whole or not at all. Raises DataError for a bad archive, OSError for the disk."""
+    warn(f"unpacking {archive}")
+    (extract_zip if archive.name.endswith(".zip") else extract_tar)(archive, folder)
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """What goes wrong with the disk in here is a DataError."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"cannot write to {folder} ({error}): choose another data folder") from error
 
 
 def fetch_files(name: str, files: Sequence[str], data_dir: Path, data_url: str = "") -> None:
     """Download those files of a known set that are not in its folder. Raises DataError."""
     folder = data_dir / KNOWN[name].folder
-    try:
-        with locked(folder):
-            for file in files:
-                if not (folder / file).exists():
-                    folder.mkdir(parents=True, exist_ok=True)
-                    download(address(name, file, data_url), folder / file, checksum=KNOWN[name].files[file])
-    except OSError as error:
-        raise DataError(f"cannot write to {folder} ({error}): choose another data folder") from error
+    with writing(folder), locked(folder):
+        for file in files:
+            if not (folder / file).exists():
+                (folder / file).parent.mkdir(parents=True, exist_ok=True)
+                download(address(name, file, data_url), folder / file, checksum=KNOWN[name].files[file])
 
 
 @contextlib.contextmanager
@@ -1897,7 +1907,7 @@ def download(
     before the second try, doubled for each further one. Raises DataError with what to do; OSError for the disk.
     """
     part, tag = path.with_name(path.name + ".part"), path.with_name(path.name + ".part.tag")
-    reason, damaged = "", 0
+    reason, spoilt = "", 0
     for attempt in range(tries):
         if attempt:
             time.sleep(pause * 2 ** (attempt - 1))
@@ -1906,26 +1916,32 @@ def download(
         try:
             with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout) as reply:
                 have, total = receive(reply, part, tag, have)
+        except urllib.error.HTTPError as error:
+            reason, total = str(error), None
+            if error.code == 416 and error.headers.get("Content-Range") == f"bytes */{have}":
+                total = have  # nothing comes after our part: it is whole
+            elif error.code == 416:  # the server's file is shorter than our part: start over
+                tag.unlink(missing_ok=True)
+            elif error.code < 500 and error.code != 429:
+                break  # no such file: trying again will not help
+            if total is None:
+                continue
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as error:
             reason = str(getattr(error, "reason", "") or error)
-            if getattr(error, "code", None) == 416:  # the server's file is shorter than our part: start over
-                tag.unlink(missing_ok=True)
-            elif attempt == 0 and isinstance(error, urllib.error.URLError):
-                break  # no network, or no such file: trying again will not help
+            if attempt == 0 and isinstance(error, urllib.error.URLError):
+                break  # no network
             continue
         if total not in (None, have):
             reason = f"cut at {have} of {total} bytes, the next run continues there"
-            continue
-        tag.unlink(missing_ok=True)
-        if checksum and checksum_of(part, len(checksum)) != checksum:
+        elif checksum and checksum_of(part, len(checksum)) != checksum:
+            reason, spoilt = f"its checksum is not {checksum}, so it is damaged or another file", spoilt + 1
             part.unlink()
-            reason = f"its checksum is not {checksum}, so it is damaged or another file"
-            damaged += 1
-            if damaged == 2:
+            if spoilt == 2:
                 break
-            continue
-        os.replace(part, path)
-        return
+        else:
+            os.replace(part, path)
+            tag.unlink(missing_ok=True)
+            return
     raise DataError(f"cannot download {url} ({reason}): fetch it on a machine with a network and put it at {path}")
 
 
@@ -1993,13 +2009,14 @@ def inside(path: Path, name: str, plain: bool) -> PurePosixPath:
     return inner
 
 
-def extract_tar(path: Path, folder: Path, max_bytes: int = 64 << 30) -> None:
+def extract_tar(path: Path, folder: Path, max_bytes: int = 0) -> None:
     """Unpack a .tar.gz into `folder` (or the folder of that name in it, to that place), whole or not at all.
 
     Only plain files are written: an archive with a path outside the folder, a link, a device, or more than `max_bytes`
-    when unpacked is refused. Raises DataError for a refused or damaged archive, OSError for the disk.
+    when unpacked (0: 1 GiB and 20 times its size; pictures hardly shrink) is refused. Raises DataError for a refused
+    archive, Damaged for a damaged one, OSError for the disk.
     """
-    total = 0
+    total, max_bytes = 0, max_bytes or (1 << 30) + 20 * path.stat().st_size
     with unpacked(path, folder, ".tar.gz") as temporary:
         with gzip.open(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
             for member in archive:
@@ -2015,9 +2032,9 @@ def extract_tar(path: Path, folder: Path, max_bytes: int = 64 << 30) -> None:
                 pass  # to the end, where gzip compares its checksum
 
 
-def extract_zip(path: Path, folder: Path, max_bytes: int = 64 << 30) -> None:
+def extract_zip(path: Path, folder: Path, max_bytes: int = 0) -> None:
     """Unpack a .zip as `extract_tar` does a .tar.gz. What counts is what comes out, not the size that it states."""
-    total = 0
+    total, max_bytes = 0, max_bytes or (1 << 30) + 20 * path.stat().st_size
     with unpacked(path, folder, ".zip") as temporary, zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             kind = stat.S_IFMT(member.external_attr >> 16)  # 0 where the zip was not made on a Unix

@@ -320,6 +320,72 @@ def test_class_folders_in_splits_unpaired_domains_and_flat_folders(tmp_path):
     assert len(data) == 10 and data.labels is None and data.classes == []
 
 
+def test_splits_inside_the_classes(tmp_path):
+    for name, split, i in itertools.product(("cat", "dog"), ("train", "val"), range(3)):
+        picture(tmp_path / "set" / name / split / f"{split}{i}.png")
+    for split, found in (("train", "train"), ("test", "val"), ("val", "val")):
+        data = load(str(tmp_path / "set"), split, 8, data_dir=tmp_path)
+        assert data.names == [f"{name}/{found}/{found}{i}.png" for name in ("cat", "dog") for i in range(3)]
+        assert data.classes == ["cat", "dog"] and data.labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_a_class_that_is_new_elsewhere_renumbers_the_cached_ones(tmp_path):
+    for i in range(2):
+        picture(tmp_path / "set" / "train" / "m" / f"{i}.png")
+    assert load(str(tmp_path / "set"), "train", 8, data_dir=tmp_path).labels.tolist() == [0, 0]
+    picture(tmp_path / "set" / "test" / "a" / "0.png")
+    data = load(str(tmp_path / "set"), "train", 8, data_dir=tmp_path)
+    assert data.classes == ["a", "m"] and data.labels.tolist() == [1, 1]
+
+
+def test_pictures_beside_folders_of_pictures_are_not_lost_in_silence(tmp_path, capsys):
+    for name in ("0.png", "1.png", "2.png", "deep/3.png", "deep/er/4.png"):
+        picture(tmp_path / "set" / name)
+    assert load(str(tmp_path / "set"), "train", 8, data_dir=tmp_path).names == ["1.png", "2.png"]
+    assert "left out 2 of 4 files: deep/3.png (in a folder beside pictures), deep/er/4.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("layout", ["trainA", "A/train", "A"])
+def test_pairs_in_two_folders(tmp_path, capsys, layout):
+    root, names = tmp_path / "set", [f"{i:02}" for i in range(11)]
+    folder = {"trainA": "{split}{side}", "A/train": "{side}/{split}", "A": "{side}"}[layout]
+    for split in ("train", "test"):
+        for side, kind in (("A", "jpg"), ("B", "png")):
+            for i, name in enumerate(names):
+                colour = (20 * i, 0, 0) if side == "A" else (0, 20 * i, 0)
+                picture(root / folder.format(split=split, side=side) / f"{name}.{kind}", 16, 16, colour, quality=100)
+    picture(root / folder.format(split="train", side="A") / "alone.png")
+    train, test = (load(str(root), split, 8, data_dir=tmp_path, paired=True) for split in ("train", "test"))
+    assert "left out 1 of" in (message := capsys.readouterr().err) and "alone.png (no partner)" in message
+    expected = (names[1:10], [names[0], names[10]]) if layout == "A" else (names, names)
+    for data, wanted in zip((train, test), expected, strict=True):
+        assert [Path(name).stem for name in data.names] == wanted
+        level = [20 * names.index(name) for name in wanted]
+        assert np.abs(data.images[:, 0, 4, 4].astype(int) - level).max() <= 2 and data.images[:, 1:].max() <= 2
+        assert data.targets[:, 1, 4, 4].tolist() == level and data.targets[:, ::2].max() == 0
+    domains = datasets.load_domains(str(root), "train", 8, data_dir=tmp_path)  # without being asked for, no pairs
+    assert domains.names == ("A", "B") and (len(domains.A), len(domains.B)) == ((10, 9) if layout == "A" else (12, 11))
+
+
+def test_pairs_in_two_folders_that_do_not_fit(tmp_path):
+    for side in "AB":
+        picture(tmp_path / "other" / f"train{side}" / f"{side}.png")
+        picture(tmp_path / "shape" / f"train{side}" / "a.png", width=20 if side == "A" else 30)
+        picture(tmp_path / "shape" / f"train{side}" / "b.png")
+    with pytest.raises(DataError, match="no picture of A is called as one of B; see trainA/A.png, trainB/B.png"):
+        load(str(tmp_path / "other"), "train", 8, data_dir=tmp_path, paired=True)
+    with pytest.raises(DataError, match="20x20 and 30x20 have not the same shape"):
+        load(str(tmp_path / "shape"), "train", 8, data_dir=tmp_path, paired=True)
+
+
+def test_wide_pictures_in_one_folder_are_pairs_where_pairs_are_asked_for(tmp_path):
+    for i in range(12):
+        pair(tmp_path / "set" / f"{i:02}.png")
+    data = load(str(tmp_path / "set"), "train", 8, data_dir=tmp_path, paired=True)
+    assert len(data) == 10 and data.targets[0, :, 1, 1].tolist() == [0, 0, 255]
+    assert load(str(tmp_path / "set"), "train", 8, data_dir=tmp_path).targets is None
+
+
 @pytest.mark.parametrize("layout", ["flat", "classes", "classes in splits"])
 def test_labels_stay_with_their_pictures_when_files_are_bad(tmp_path, capsys, layout):
     root, shades = tmp_path / "mine", {"cat": 40, "dog": 120, "eel": 200}
@@ -790,6 +856,75 @@ def test_large_sets_stay_on_the_disk(tmp_path, monkeypatch):
         assert torch.equal(batch["target"], torch.from_numpy(np.array(data.targets[:4])))
         batch["image"].zero_()  # a copy: writable, and the file stays as it is
     assert np.asarray(data.images).max() == 255
+
+
+def test_rows_are_an_array_on_the_disk(tmp_path):
+    truth = np.random.default_rng(0).integers(0, 256, (9, 3, 4, 4), np.uint8)
+    np.save(tmp_path / "a.npy", truth)
+    chosen = np.array([7, 1, 1, 4])
+    whole = datasets.Rows(tmp_path / "a.npy")
+    for rows, array in ((whole, truth), (datasets.choose(whole, chosen), truth[chosen])):
+        assert (rows.shape, rows.ndim, rows.size, rows.dtype, len(rows)) == (
+            array.shape,
+            4,
+            array.size,
+            "u1",
+            len(array),
+        )
+        for key in (
+            1,
+            -1,
+            slice(1, 3),
+            [2, 0, 2],
+            array[:, 0, 0, 0] > 90,
+            (slice(None), 1),
+            (2, 0),
+            (slice(0, 3), 0, 1),
+        ):
+            assert np.array_equal(rows[key], array[key]), key
+        assert np.array_equal(rows, array) and np.array_equal(pickle.loads(pickle.dumps(rows)), array)
+        assert len(pickle.dumps(rows)) < 500  # its name, not its bytes
+        again, odd = datasets.choose(rows, np.arange(len(rows)) % 2 == 1), array[1::2]
+        assert isinstance(again, datasets.Rows) and np.array_equal(again, odd)
+        joined = datasets.both(rows, again)
+        assert isinstance(joined, datasets.Rows) and np.array_equal(joined, np.concatenate([array, odd]))
+        assert np.array_equal(datasets.both(rows, odd), np.concatenate([array, odd]))
+
+
+def test_a_set_on_the_disk_gives_the_batches_of_one_in_memory(tmp_path, monkeypatch):
+    for i in range(12):
+        picture(tmp_path / "mine" / "train" / "xy"[i % 2] / f"{i:02}.png", colour=(20 * i, 0, 255 - 20 * i))
+
+    def batches(workers):
+        domains = datasets.load_domains(str(tmp_path / "mine"), "train", 8, data_dir=tmp_path)
+        loader, seen = make_loader(domains, 3, seed=5, workers=workers), []
+        for number in (0, 1):
+            loader.batch_sampler.set_epoch(number)
+            seen += [torch.cat([batch["image"], batch["target"]]) for batch in loader]
+        return domains, torch.stack(seen)
+
+    _, in_memory = batches(0)
+    monkeypatch.setattr(datasets, "MMAP_BYTES", 0)
+    for workers in (0, 2):
+        domains, on_disk = batches(workers)
+        assert all(isinstance(side.images, datasets.Rows) for side in (domains.A, domains.B, domains.both()))
+        assert torch.equal(on_disk, in_memory) and len(on_disk) == 4
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_a_set_from_files_is_split_over_processes_without_overlap_or_loss(tmp_path, world):
+    for i in range(13):
+        picture(tmp_path / "mine" / "train" / f"{i:02}.png", colour=(10 * i,) * 3)
+    data = load(str(tmp_path / "mine"), "train", 8, data_dir=tmp_path)
+    whole = epoch(make_loader(data, 6, seed=3, drop_last=False), 4)
+    each = [
+        epoch(make_loader(data, 6 // world, seed=3, rank=rank, world=world, workers=rank % 2, drop_last=False), 4)
+        for rank in range(world)
+    ]
+    assert sorted(sum(whole, [])) == [10 * i for i in range(13)]
+    assert sorted(sum(sum(each, []), [])) == sorted(sum(whole, []))
+    for k in range(2):  # step k of all processes holds the batch k of one
+        assert sorted(sum((batches[k] for batches in each), [])) == sorted(whole[k])
 
 
 # --- Grids -----------------------------------------------------------------------------------------------------------
