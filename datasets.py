@@ -1088,16 +1088,13 @@ def read_by_hand(name: str, split: str, data_dir: Path, data_url: str) -> Source
     """A set that its owners hand out to those who agree to their terms: CelebA, DeepFashion, UTKFace. It is looked for
     in data_dir/NAME, where its archives are unpacked; a mirror that is given is asked for what is missing."""
     known, folder = KNOWN[name], data_dir / KNOWN[name].folder
-    packed = (file for file in known.files if file.endswith((".zip", ".tar.gz")))
-    archives = {file: folder / re.sub(r"\.(zip|tar\.gz)$", "", file) for file in packed}  # and what they become
     if data_url or os.environ.get("DATASETS_URL"):
         if not (folder.is_dir() and any(pictures_in(folder))):
             fetch_files(name, list(known.files), data_dir, data_url)
-    for file, target in archives.items():
-        if (folder / file).is_file() and not target.is_dir():
-            with writing(folder), locked(target):
-                if not target.is_dir():
-                    unpack(folder / file, target)
+    for archive, target in packed(name, data_dir).items():
+        with writing(folder), locked(target):
+            if not target.is_dir():
+                unpack(archive, target)
     if not (folder.is_dir() and any(pictures_in(folder))):
         raise DataError(f"{name} is not in {folder}: {how_to_get(name, data_dir)}")
     source = read_folder(folder, split)
@@ -1178,18 +1175,19 @@ def tenths(root: Path, groups: dict[str, list[str]], split: str) -> dict[str, li
     """The part `split` of every class: by DeepFashion's partition, or each tenth file (or item of DeepFashion, all
     of whose views stay together) for the test."""
     parts = {}
-    for path in (root / "list_eval_partition.txt", *root.glob("*/list_eval_partition.txt")):
-        if path.is_file():  # image_name item_id evaluation_status
-            rows = (line.split() for line in read_text(path).splitlines())
-            parts = {row[0].removeprefix("img/"): "train" if row[2] == "train" else "test" for row in rows if row[2:]}
+    for path in itertools.chain(*(root.glob(f"{above}list_eval_partition.txt") for above in ("", "*/", "*/*/"))):
+        rows = [line.split() for line in read_text(path).split("\n")][2:]  # image_name item_id evaluation_status
+        for number, row in enumerate((row for row in rows if row), 3):
+            if len(row) != 3 or row[2] not in ("train", "query", "gallery"):
+                raise DataError(f"{path}, line {number}: not a picture, its item, and train, query or gallery")
+            parts[row[0].removeprefix("img/")] = "train" if row[2] == "train" else "test"
     kept = {}
     for name, files in groups.items():
         kept[name] = []
         for i, file in enumerate(files):
             if found := DEEPFASHION.search(file):  # an item may be in two classes: so its number decides, not its place
-                i = int(found[3])
-            inner = re.sub(r"^(?:Img/)?img(?:_highres)?/", "", file)
-            if (parts.get(inner) or ("train" if i % 10 else "test")) == split:
+                i, file_there = int(found[3]), found[0].lstrip("/")
+            if (found and parts.get(file_there) or ("train" if i % 10 else "test")) == split:
                 kept[name].append(file)
     return kept
 
@@ -1325,7 +1323,9 @@ def of_split(root: Path, known: dict[str, str], split: str) -> tuple[str, list[s
         folder = {"train": "train", "test": "test", "val": "val", "validation": "val", "valid": "val"}
         part = {path: folder.get(path.split("/")[0]) for path in known}
     if not any(part.values()):
-        part = {path: "train" if i % 10 else "test" for i, path in enumerate(sorted(known))}
+        base = {path: path.rpartition("/")[2] for path in known}  # copies in two folders stay on one side
+        number = {name: i for i, name in enumerate(sorted(set(base.values())))}
+        part = {path: "train" if number[name] % 10 else "test" for path, name in base.items()}
     for found in {"train": ["train"], "test": ["test", "val"], "val": ["val", "test"]}[split]:
         if chosen := [path for path in sorted(known) if part[path] == found]:
             where = f"in {partition.name}" if partition else "in train/, val/ or test/"
@@ -1357,7 +1357,7 @@ def pictures_in(root: Path, inner: str = "", deep: bool = True) -> Iterator[str]
 def by_class(root: Path, inner: str = "") -> tuple[dict[str, list[str]], list[tuple[str, str]]]:
     """{class: its pictures} of root/inner: by DeepFashion's names, else of its sub-folders; or {"": its pictures} if it
     holds pictures itself. And the pictures that are left out, with the reason."""
-    if any(DEEPFASHION.search(file) for file in itertools.islice(pictures_in(root, inner), 20)):
+    if any(map(DEEPFASHION.search, pictures_in(root, inner))):
         copies = {}  # several of one set, such as img/ and img_highres/: the first is taken
         for file in pictures_in(root, inner):
             found = DEEPFASHION.search(file)
@@ -1747,6 +1747,9 @@ def fill_cache(folder: Path, source: Source, size: Size) -> None:
         "bad_count": len(bad),
     }
     (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    for file in folder.iterdir():  # to the disk itself: a machine that loses power may keep a name and lose its bytes
+        with open(file, "rb+") as handle:
+            os.fsync(handle.fileno())
 
 
 def open_cache(folder: Path) -> tuple[dict[str, np.ndarray | Rows], dict] | None:
@@ -1789,7 +1792,19 @@ def find(name: str, data_dir: Path) -> Path | None:
     if known.reader == "idx":
         places = (folder, Path(DEBIAN.get(name, folder)))
         return next((x for x in places if all(find_idx(x, *file.split("-")[:2]) for file in known.files)), None)
-    return folder if known.folder and folder.is_dir() and visible(folder) else None
+    if packed(name, data_dir) or not (known.folder and folder.is_dir()):
+        return None
+    return folder if any(pictures_in(folder) if known.reader == "by hand" else visible(folder)) else None
+
+
+def packed(name: str, data_dir: Path) -> dict[Path, Path]:
+    """The archives of a known set that are there and not unpacked yet: {archive: the folder that it becomes}."""
+    known, folder = KNOWN[name], data_dir / KNOWN[name].folder
+    if known.reader == "by hand":  # several, in its folder
+        becomes = {folder / file: folder / re.sub(r"\.(zip|tar\.gz)$", "", file) for file in known.files}
+    else:
+        becomes = {data_dir / file: folder for file in known.files if known.reader != "idx"}
+    return {a: b for a, b in becomes.items() if a.name != b.name and a.is_file() and not b.is_dir()}
 
 
 def how_to_get(name: str, data_dir: Path | str = "data") -> str:
@@ -2536,8 +2551,7 @@ def place_of(name: str, data_dir: Path) -> str:
         return "drawn here"
     if folder := find(name, data_dir):
         return str(folder)
-    archives = [data_dir / file for file in KNOWN[name].files]
-    return next((f"{path}, not unpacked yet" for path in archives if path.is_file()), "no")
+    return next((f"{archive}, not unpacked yet" for archive in packed(name, data_dir)), "no")
 
 
 def table(data_dir: Path | None = None, markdown: bool = False) -> str:
@@ -2607,18 +2621,17 @@ def contents(source: Source) -> str:
 
 def check(name: str, image_size: int, data_dir: Path, data_url: str = "") -> int:
     """Decode every file of a set and print each bad one, with the reason -> how many there are."""
-    total = bad = 0
+    count, faults, left_out = 0, {}, set()
     for source in splits_of(name, data_dir, data_url):
         print(contents(source))
-        faults = list(source.left_out)
-        for i, row in source.rows((image_size, image_size)):
-            if isinstance(row, str):
-                faults.append((source.names[i], row))
-        for file, reason in faults:
-            print(f"    {file}: {reason}")
-        total, bad = total + source.count + len(source.left_out), bad + len(faults)
-    print(f"{total} pictures, {bad or 'none'} bad")
-    return bad
+        rows = ((source.names[i], row) for i, row in source.rows((image_size, image_size)) if isinstance(row, str))
+        for file, reason in itertools.chain(source.left_out, rows):
+            if file not in faults:  # a file that is left out of one split may be left out of all
+                print(f"    {file}: {reason}")
+            faults[file] = reason
+        count, left_out = count + source.count, left_out | {file for file, _ in source.left_out}
+    print(f"{count + len(left_out)} pictures, {len(faults) or 'none'} bad")
+    return len(faults)
 
 
 def contact_sheet(data: ImageSet, path: str | Path, count: int = 40) -> None:
