@@ -26,10 +26,12 @@ import colorsys
 import contextlib
 import csv
 import difflib
+import errno
 import functools
 import gzip
 import hashlib
 import http.client
+import io
 import itertools
 import json
 import math
@@ -46,6 +48,7 @@ import tarfile
 import tempfile
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 import uuid
 import warnings
@@ -1027,7 +1030,7 @@ def find_source(name: str, split: str, data_dir: Path, data_url: str = "", paire
         source = readers[KNOWN[name].reader](name, split, data_dir, data_url)
         source.name = name
         return source
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         return read_folder(Path(name), split, paired)
     close = difflib.get_close_matches(re.sub(r"[_ ]", "-", name.lower()), KNOWN, n=1)
     other = f"did you mean {close[0]}?" if close else "python datasets.py lists the sets"
@@ -1114,7 +1117,7 @@ def read_folder(root: Path, split: str, paired: bool = False) -> Source:
         return read_utkface(root, split)
     val = ["val", "validation", "valid"]
     wanted = {"train": ["train"], "test": ["test", *val], "val": [*val, "test"]}[split]
-    folders = [entry.name for entry in visible(root) if entry.is_dir()]
+    folders = folders_in(root)
     inside = [part for part in ("train", "test", *val) if all((root / name / part).is_dir() for name in folders)]
     every_tenth, pairs, lost = False, False, []
     if any(name in ("train", "test", *val, "trainA", "testA", "valA") for name in folders):
@@ -1141,7 +1144,9 @@ def read_folder(root: Path, split: str, paired: bool = False) -> Source:
         pairs = paired and "" in groups and side_by_side(root, groups[""])
     if paired and list(groups) == ["A", "B"]:
         return pairs_of(root, found, *groups.values(), every_tenth)
-    groups = tenths(root, groups, found) if every_tenth else groups
+    if every_tenth:
+        groups, unnamed = tenths(root, groups, found)
+        lost = lost + unnamed
     files = [file for group in groups.values() for file in group]
     if not files:
         raise NoSuchSplit(f"{root} holds no pictures for the split {split!r} (files {' '.join(sorted(IMAGE_TYPES))})")
@@ -1171,25 +1176,31 @@ def file_source(
     return source
 
 
-def tenths(root: Path, groups: dict[str, list[str]], split: str) -> dict[str, list[str]]:
+def tenths(root: Path, groups: dict[str, list[str]], split: str) -> tuple[dict[str, list[str]], list[tuple[str, str]]]:
     """The part `split` of every class: by DeepFashion's partition, or each tenth file (or item of DeepFashion, all
-    of whose views stay together) for the test."""
-    parts = {}
-    for path in itertools.chain(*(root.glob(f"{above}list_eval_partition.txt") for above in ("", "*/", "*/*/"))):
-        rows = [line.split() for line in read_text(path).split("\n")][2:]  # image_name item_id evaluation_status
-        for number, row in enumerate((row for row in rows if row), 3):
-            if len(row) != 3 or row[2] not in ("train", "query", "gallery"):
-                raise DataError(f"{path}, line {number}: not a picture, its item, and train, query or gallery")
-            parts[row[0].removeprefix("img/")] = "train" if row[2] == "train" else "test"
-    kept = {}
+    of whose views stay together) for the test. And what the partition does not name, with the reason."""
+    parts, kept, lost = {}, {}, []
+    named = any(DEEPFASHION.search(file) for files in groups.values() for file in files[:1])
+    places = ("", "*/", "*/*/") if named else ()
+    for path in itertools.chain(*(root.glob(f"{above}list_eval_partition.txt") for above in places)):
+        lines = enumerate(read_text(path).split("\n"), 1) if path.is_file() else ()
+        for number, line in itertools.islice(lines, 2, None):  # their count; image_name item_id evaluation_status
+            if row := line.split():
+                if len(row) != 3 or row[2] not in ("train", "query", "gallery"):
+                    raise DataError(f"{path}, line {number}: not a picture, its item, and train, query or gallery")
+                parts[row[0].removeprefix("img/")] = "train" if row[2] == "train" else "test"
     for name, files in groups.items():
         kept[name] = []
         for i, file in enumerate(files):
+            part = "train" if i % 10 else "test"
             if found := DEEPFASHION.search(file):  # an item may be in two classes: so its number decides, not its place
-                i, file_there = int(found[3]), found[0].lstrip("/")
-            if (found and parts.get(file_there) or ("train" if i % 10 else "test")) == split:
+                part = "train" if int(found[3]) % 10 else "test"
+                part = parts.get(found[0].lstrip("/")) if parts else part
+            if part is None:
+                lost.append((file, "not in list_eval_partition.txt"))
+            elif part == split:
                 kept[name].append(file)
-    return kept
+    return kept, lost
 
 
 def pairs_of(root: Path, split: str, A: list[str], B: list[str], every_tenth: bool) -> Source:
@@ -1217,7 +1228,7 @@ def attribute_table(root: Path) -> Path | None:
         if (root / name).is_file():
             return root / name
     tables = [entry.name for entry in visible(root) if entry.name.lower().endswith(".csv")]
-    tables = [name for name in tables if name not in PARTITIONS]
+    tables = [name for name in tables if name not in PARTITIONS and (root / name).is_file()]
     if len(tables) > 1:
         raise DataError(f"{root} holds {len(tables)} .csv files: leave there the one that lists the attributes")
     return root / tables[0] if tables else None
@@ -1225,7 +1236,7 @@ def attribute_table(root: Path) -> Path | None:
 
 def read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as text: {error}") from error
 
@@ -1235,9 +1246,8 @@ def read_table(path: Path) -> tuple[list[str], dict[str, bytes]]:
 
     A .csv has a header. A .txt is CelebA's: words between blanks; the number of rows and a header come first, or not.
     """
-    lines = read_text(path).splitlines()
-    comma = path.suffix.lower() == ".csv"
-    rows = csv.reader(lines) if comma else (line.split() for line in lines)
+    text, comma = read_text(path), path.suffix.lower() == ".csv"
+    rows = csv.reader(io.StringIO(text, newline="")) if comma else (line.split() for line in text.split("\n"))
     try:
         rows = ((number, [cell.strip() for cell in row]) for number, row in enumerate(rows, 1) if any(row))
         first = next(rows, (1, [""]))
@@ -1281,6 +1291,8 @@ def read_attributes(root: Path, table: Path, split: str) -> Source:
     there, known, left_out = set(files), {}, []
     for name in rows:
         found = [name] if name in there else called.get(name, [])
+        if len(found) > 1:  # CelebA's faces are also there as they were before they were cut out
+            found = [path for path in found if "img_align_celeba" in path] or found
         if len(found) > 1:
             raise DataError(f"{table}, {name}: {len(found)} pictures are called so; name them with their folder")
         if not found:
@@ -1344,8 +1356,15 @@ def visible(folder: Path) -> list[os.DirEntry]:
         raise DataError(f"cannot read the folder {folder}: {error.strerror}") from error
 
 
+def folders_in(folder: Path) -> list[str]:
+    """The names of the folders in a folder, and of the links to folders."""
+    return [x.name for x in visible(folder) if x.is_dir(follow_symlinks=False) or os.path.isdir(x.path)]
+
+
 def pictures_in(root: Path, inner: str = "", deep: bool = True) -> Iterator[str]:
     """Files in root/inner that look like pictures, as paths from root, by name; `deep`: also those of sub-folders."""
+    if inner.count("/") > 50:
+        raise DataError(f"{root} holds folders more than 50 deep: remove them")
     for entry in visible(root / inner):
         path = f"{inner}/{entry.name}" if inner else entry.name
         if os.path.splitext(path)[1].lower() in IMAGE_TYPES | OTHER_TYPES:
@@ -1369,8 +1388,7 @@ def by_class(root: Path, inner: str = "") -> tuple[dict[str, list[str]], list[tu
             groups.setdefault(name, []).append(file)
         return groups, [(file, "not called as in DeepFashion") for _, file in others if file.startswith(first)]
     own = list(pictures_in(root, inner, deep=False))
-    folders = [entry.name for entry in visible(root / inner) if entry.is_dir()]
-    folders = {name: f"{inner}/{name}".lstrip("/") for name in folders}
+    folders = {name: f"{inner}/{name}".lstrip("/") for name in folders_in(root / inner)}
     deep = {name: list(pictures_in(root, path)) for name, path in folders.items() if path not in own}
     if own:
         return {"": own}, [(file, "in a folder beside pictures") for files in deep.values() for file in files]
@@ -1409,7 +1427,7 @@ def read_idx(name: str, split: str, data_dir: Path, data_url: str) -> Source:
 def find_idx(folder: Path, split: str, kind: str) -> Path | None:
     """The file of `kind` "images" or "labels" ("train-images-idx3-ubyte.gz"), or None."""
     found = folder.glob(f"{split}-{kind}?idx?-ubyte*")
-    return min((path for path in found if path.name.endswith(("-ubyte", "-ubyte.gz"))), default=None)
+    return min((path for path in found if path.name.endswith(("-ubyte", "-ubyte.gz")) and path.is_file()), default=None)
 
 
 def idx_source(name: str, split: str, folder: Path) -> Source:
@@ -1599,14 +1617,14 @@ def read_picture(paths: Sequence[str], size: Size, channels: tuple[int, ...], re
     sides = []
     for path in paths:
         with opened(path) as picture:
-            width, height = picture.size
-            if picture.getexif().get(0x0112, 1) >= 5:  # the tag Orientation: lying on its side
-                width, height = height, width
-            if halves == 2 and (width % 2 or width < 1.5 * height):
-                raise ValueError(f"{width}x{height} is not two pictures of one size side by side")
+            across, down = sorted(picture.size, reverse=True)  # before a JPEG is decoded small, and turned
             # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that still leaves twice the pixels we need.
             picture.draft(None, (halves * 2 * max(size), 2 * max(size)))
             picture = ImageOps.exif_transpose(picture)
+        if picture.width < picture.height:
+            across, down = down, across
+        if halves == 2 and (across % 2 or across < 1.5 * down):
+            raise ValueError(f"{across}x{down} is not two pictures of one size side by side")
         width, height = picture.width // halves, picture.height
         sides += [picture] if halves == 1 else [picture.crop((x, 0, x + width, height)) for x in (0, width)]
     shapes = [side.width / side.height for side in sides]
@@ -1647,9 +1665,14 @@ def to_array(picture: Image.Image, channels: int, size: Size, resize: str = "cro
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 
+def shown(name: str) -> str:
+    """The name of a file in one line, whatever it holds."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in name)
+
+
 def describe(bad: Sequence[tuple[str, str]]) -> str:
     """The end of a message: ": a.jpg (not a picture), b.jpg (...), ..."."""
-    listed = [f"{name} ({reason})" for name, reason in bad[:3]] + ["..."] * (len(bad) > 3)
+    listed = [f"{shown(name)} ({reason})" for name, reason in bad[:3]] + ["..."] * (len(bad) > 3)
     return f": {', '.join(listed)}" if bad else ""
 
 
@@ -1737,7 +1760,7 @@ def fill_cache(folder: Path, source: Source, size: Size) -> None:
         if array is not None:
             np.save(folder / f"{name}.npy", array[kept])
     meta = {
-        "bytes": {file.name: file.stat().st_size for file in sorted(folder.iterdir())},
+        "files": {file.name: seal(file) for file in sorted(folder.iterdir())},
         "lists": {
             "names": [source.names[i] for i in kept] if source.names else [],
             "classes": source.classes,
@@ -1746,24 +1769,34 @@ def fill_cache(folder: Path, source: Source, size: Size) -> None:
         "bad": bad[:4],
         "bad_count": len(bad),
     }
-    (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    text = json.dumps(meta)
+    (folder / "meta.json").write_text(f"{text}\n{zlib.crc32(text.encode())}", encoding="utf-8")
     for file in folder.iterdir():  # to the disk itself: a machine that loses power may keep a name and lose its bytes
         with open(file, "rb+") as handle:
             os.fsync(handle.fileno())
 
 
+def seal(file: Path) -> list[int]:
+    """The size and a checksum of a file, of a large one of its header only: by them a damaged cache is known."""
+    size = file.stat().st_size
+    with open(file, "rb") as handle:
+        return [size, zlib.crc32(handle.read(NPY_HEADER if size > MMAP_BYTES else size))]
+
+
 def open_cache(folder: Path) -> tuple[dict[str, np.ndarray | Rows], dict] | None:
-    """The arrays of a cache by name, and its meta.json; None where there is none, or a file has lost bytes."""
+    """The arrays of a cache by name, and its meta.json; None where there is none, or a file is damaged."""
     try:
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        arrays = {}
-        for name, size in meta["bytes"].items():
-            if (folder / name).stat().st_size != size:
+        text, _, checksum = (folder / "meta.json").read_text(encoding="utf-8").rpartition("\n")
+        if zlib.crc32(text.encode()) != int(checksum):
+            return None
+        arrays, meta = {}, json.loads(text)
+        for name, sealed in meta["files"].items():
+            if seal(folder / name) != sealed:
                 return None
-            large = size > MMAP_BYTES and name in ("images.npy", "targets.npy")
+            large = sealed[0] > MMAP_BYTES and name in ("images.npy", "targets.npy")
             arrays[name.removesuffix(".npy")] = Rows(folder / name) if large else np.load(folder / name)
         return arrays, meta
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError):
         return None
 
 
@@ -1822,9 +1855,17 @@ def how_to_get(name: str, data_dir: Path | str = "data") -> str:
 def address(name: str, file: str, data_url: str = "") -> str:
     """Where a file of a known set is: at its home, or at a mirror. Raises DataError."""
     base = data_url or os.environ.get("DATASETS_URL") or KNOWN[name].home
-    if not re.match(r"https?://[^/]", base):
-        raise DataError(f"{base!r} is not a web address to download {name} from: it begins with https:// or http://")
-    return f"{base.replace('{name}', name).rstrip('/')}/{file}"
+    try:
+        parts = urllib.parse.urlsplit(base.replace("{name}", name))
+        host = parts.netloc.encode("idna").decode("ascii")
+        if parts.scheme not in ("http", "https") or not parts.hostname or re.search(r"\s", host) or parts.port == 0:
+            raise ValueError
+    except ValueError:
+        raise DataError(
+            f"{base!r} is not a web address to download {name} from, such as https://mirror.org/sets"
+        ) from None
+    path = urllib.parse.quote(f"{parts.path.rstrip('/')}/{file}", safe="/%:@!$&'()*+,;=~")
+    return urllib.parse.urlunsplit(parts._replace(netloc=host, path=path))
 
 
 def fetch_archive(name: str, data_dir: Path, data_url: str = "") -> Path:
@@ -1922,26 +1963,30 @@ def download(
     before the second try, doubled for each further one. Raises DataError with what to do; OSError for the disk.
     """
     part, tag = path.with_name(path.name + ".part"), path.with_name(path.name + ".part.tag")
+    network = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError)
     reason, spoilt = "", 0
     for attempt in range(tries):
         if attempt:
             time.sleep(pause * 2 ** (attempt - 1))
-        have = part.stat().st_size if part.exists() and tag.exists() else 0
-        headers = {"Range": f"bytes={have}-", "If-Range": tag.read_text()} if have else {}
+        name = tag.read_bytes()[:1000].decode("latin-1") if tag.exists() and part.exists() else ""
+        have = part.stat().st_size if re.fullmatch(r"[!-~][ -~]*[!-~]", name) else 0
+        headers = {"Range": f"bytes={have}-", "If-Range": name} if have else {}
         try:
             with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout) as reply:
                 have, total = receive(reply, part, tag, have)
         except urllib.error.HTTPError as error:
-            reason, total = str(error), None
+            reason, total = " ".join(str(error).split()), None
             if error.code == 416 and error.headers.get("Content-Range") == f"bytes */{have}":
                 total = have  # nothing comes after our part: it is whole
             elif error.code == 416:  # the server's file is shorter than our part: start over
                 tag.unlink(missing_ok=True)
-            elif error.code < 500 and error.code != 429:
+            elif attempt == 0 and error.code < 500 and error.code != 429:
                 break  # no such file: trying again will not help
             if total is None:
                 continue
-        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as error:
+        except DataError:
+            raise
+        except (*network, ValueError) as error:  # ValueError: it sends us on to what is no address
             reason = str(getattr(error, "reason", "") or error)
             if attempt == 0 and isinstance(error, urllib.error.URLError):
                 break  # no network
@@ -1951,6 +1996,7 @@ def download(
         elif checksum and checksum_of(part, len(checksum)) != checksum:
             reason, spoilt = f"its checksum is not {checksum}, so it is damaged or another file", spoilt + 1
             part.unlink()
+            tag.unlink(missing_ok=True)
             if spoilt == 2:
                 break
         else:
@@ -1978,13 +2024,16 @@ def receive(reply: Any, part: Path, tag: Path, have: int) -> tuple[int, int | No
         raise DataError(
             f"{reply.url} is a web page, not the file: fetch it by hand and put it at {part.with_suffix('')}"
         )
-    if reply.status == 206 and not reply.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+    part_of = re.fullmatch(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", reply.headers.get("Content-Range", ""))
+    if reply.status == 206 and not (part_of and int(part_of[1]) == have):
         tag.unlink(missing_ok=True)
         raise http.client.HTTPException("a part that was not asked for")
     if reply.status != 206:
         have = 0  # the whole file comes: the server cannot continue, or has another file now
-    length = reply.headers.get("Content-Length", "")
-    total = have + int(length) if length.isdecimal() else None
+    length = re.fullmatch(r"\d{1,18}", reply.headers.get("Content-Length", ""))
+    total = have + int(length[0]) if length and not reply.headers.get("Transfer-Encoding") else None
+    if have and part_of[2] != "*":
+        total = int(part_of[2])
     with open(part, "ab" if have else "wb") as file:
         if not have:  # after the old part is gone: a tag never stands beside another file's bytes
             tag.unlink(missing_ok=True)
@@ -2002,7 +2051,6 @@ def receive(reply: Any, part: Path, tag: Path, have: int) -> tuple[int, int | No
 def unpacked(path: Path, folder: Path, kind: str) -> Iterator[Path]:
     """A temporary folder to unpack into; then it, or the folder called `folder.name` in it, becomes `folder`."""
     temporary = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
-    damaged = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, gzip.BadGzipFile, ValueError, struct.error)
     try:
         temporary.mkdir(parents=True)
         yield temporary
@@ -2010,7 +2058,12 @@ def unpacked(path: Path, folder: Path, kind: str) -> Iterator[Path]:
         (inner if inner.is_dir() else temporary).rename(folder)
     except DataError:
         raise
-    except (*damaged, NotImplementedError, RuntimeError) as error:  # the last two: a zip's encryption or compression
+    except Exception as error:  # the readers raise almost anything on a damaged archive
+        names = (errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
+        if getattr(error, "errno", None) in names:
+            raise DataError(f"{path} is refused: it holds names that cannot be ({error.strerror})") from error
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's
         raise Damaged(f"{path} is not a {kind} archive, or is damaged ({error})") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -2020,8 +2073,27 @@ def inside(path: Path, name: str, plain: bool) -> PurePosixPath:
     """A member's path, if it is a plain file or folder inside the archive's own folder. Raises DataError."""
     inner = PurePosixPath(name)
     if inner.is_absolute() or ".." in inner.parts or re.search(r"\\|^\w:", name) or not plain:
-        raise DataError(f"{path} is refused: {name!r} is a link, a device or outside the folder")
+        raise DataError(f"{path} is refused: {name[:200]!r} is a link, a device or outside the folder")
+    if len(inner.parts) > 50:
+        raise DataError(f"{path} is refused: it holds folders more than 50 deep")
     return inner
+
+
+class Header(tarfile.TarInfo):
+    """A tar's header that is whole, and no longer than it need be: where tarfile would take the rest for the end."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
+        try:
+            header = super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if buf == bytes(512):  # the mark of the end
+                raise
+            raise ValueError(f"it breaks off: {error}") from error
+        if header.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE):
+            if header.size > 1 << 20:  # a name, or a comment, would be read into memory
+                raise ValueError("a name of more than a megabyte")
+        return header
 
 
 def extract_tar(path: Path, folder: Path, max_bytes: int = 0) -> None:
@@ -2033,7 +2105,7 @@ def extract_tar(path: Path, folder: Path, max_bytes: int = 0) -> None:
     """
     total, max_bytes = 0, max_bytes or (1 << 30) + 20 * path.stat().st_size
     with unpacked(path, folder, ".tar.gz") as temporary:
-        with gzip.open(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+        with gzip.open(path) as stream, tarfile.open(fileobj=stream, mode="r|", tarinfo=Header) as archive:
             for member in archive:
                 name = inside(path, member.name, (member.isfile() or member.isdir()) and member.size >= 0)
                 total += 512 + member.size  # a header's size, so that a flood of empty files counts too
@@ -2049,23 +2121,32 @@ def extract_tar(path: Path, folder: Path, max_bytes: int = 0) -> None:
 
 def extract_zip(path: Path, folder: Path, max_bytes: int = 0) -> None:
     """Unpack a .zip as `extract_tar` does a .tar.gz. What counts is what comes out, not the size that it states."""
-    total, max_bytes = 0, max_bytes or (1 << 30) + 20 * path.stat().st_size
+    total, max_bytes, end = 0, max_bytes or (1 << 30) + 20 * path.stat().st_size, 0
     with unpacked(path, folder, ".zip") as temporary, zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
+        with open(path, "rb") as file:  # zipfile does not compare the number of files with the one at the end
+            file.seek(-min(path.stat().st_size, 22 + 65535), os.SEEK_END)
+            tail = file.read()
+        (stated,) = struct.unpack_from("<H", tail, tail.rindex(b"PK\5\6") + 10)
+        if stated not in (len(archive.infolist()) & 0xFFFF, 0xFFFF):  # the latter: more than fit into two bytes
+            raise zipfile.BadZipFile(f"it lists {len(archive.infolist())} of {stated} files")
+        for member in sorted(archive.infolist(), key=lambda member: member.header_offset):
             kind = stat.S_IFMT(member.external_attr >> 16)  # 0 where the zip was not made on a Unix
-            name = inside(path, member.filename, kind in (0, stat.S_IFREG, stat.S_IFDIR))
+            name = inside(path, member.filename, bool(member.filename) and kind in (0, stat.S_IFREG, stat.S_IFDIR))
+            if member.header_offset < end:
+                raise zipfile.BadZipFile("its files lie in each other")
+            end = member.header_offset + 30 + len(member.filename) + member.compress_size
             total += 512
-            if member.header_offset < 0:
-                raise zipfile.BadZipFile("it begins before its beginning")
-            if member.is_dir():
-                continue
-            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-            with archive.open(member) as source, open(temporary / name, "wb") as file:
-                while chunk := source.read(1 << 20):  # at its end zipfile compares the checksum
-                    total += len(chunk)
-                    if total > max_bytes:
-                        raise DataError(f"{path} is refused: it unpacks to more than {max_bytes} bytes")
-                    file.write(chunk)
+            if not member.is_dir():
+                (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+                before = total
+                with archive.open(member) as source, open(temporary / name, "wb") as file:
+                    while total <= max_bytes and (chunk := source.read(1 << 20)):  # at its end zipfile compares its crc
+                        total += len(chunk)
+                        file.write(chunk)
+                if total <= max_bytes and total - before != member.file_size:
+                    raise zipfile.BadZipFile(f"{member.filename} is not as long as it should be")
+            if total > max_bytes:
+                raise DataError(f"{path} is refused: it unpacks to more than {max_bytes} bytes")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -2627,7 +2708,7 @@ def check(name: str, image_size: int, data_dir: Path, data_url: str = "") -> int
         rows = ((source.names[i], row) for i, row in source.rows((image_size, image_size)) if isinstance(row, str))
         for file, reason in itertools.chain(source.left_out, rows):
             if file not in faults:  # a file that is left out of one split may be left out of all
-                print(f"    {file}: {reason}")
+                print(f"    {shown(file)}: {reason}")
             faults[file] = reason
         count, left_out = count + source.count, left_out | {file for file, _ in source.left_out}
     print(f"{count + len(left_out)} pictures, {len(faults) or 'none'} bad")
@@ -2659,7 +2740,7 @@ def contact_sheet(data: ImageSet, path: str | Path, count: int = 40) -> None:
     save_whole(path, sheet.save)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=table(), formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -2673,6 +2754,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--preview", metavar="PNG", help="save a contact sheet; fetches the set")
     parser.add_argument("--check", action="store_true", help="decode every file and name the bad ones")
     parser.add_argument("--markdown", action="store_true", help="print the table as README has it")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = build_parser()
     args = parser.parse_args(argv)
     with contextlib.suppress(AttributeError):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files in any script

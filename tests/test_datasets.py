@@ -13,6 +13,7 @@ import shutil
 import tarfile
 import threading
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -803,7 +804,8 @@ def test_another_process_may_be_first(tmp_path):
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         np.save(tmp_path / name / "images.npy", np.full((2, 1, 2, 2), len(name), np.uint8))
-        (tmp_path / name / "meta.json").write_text(json.dumps({"bytes": {"images.npy": 128 + 8}}))
+        text = json.dumps({"files": {"images.npy": datasets.seal(tmp_path / name / "images.npy")}})
+        (tmp_path / name / "meta.json").write_text(f"{text}\n{zlib.crc32(text.encode())}")
     arrays, _ = datasets.publish_cache(tmp_path / "second", tmp_path / "first")
     assert arrays["images"].max() == len("first")
 

@@ -219,6 +219,14 @@ def test_celeba_is_cut_to_its_middle_square_and_its_zip_is_unpacked(tmp_path):
     assert (data.images[0] == 255).all() and grey(data)[1:] == [1, 2]
 
 
+def test_celeba_beside_its_pictures_as_they_were_before_they_were_cut_out(tmp_path):
+    root = celeba(tmp_path / "celeba")
+    for file in (root / "img_align_celeba").iterdir():
+        picture(root / "img_celeba" / file.name, colour=(255, 0, 255))
+    data = load("celeba", "train", 8, data_dir=tmp_path)
+    assert len(data) and all(name.startswith("img_align_celeba/") for name in data.names)
+
+
 def test_celeba_that_is_not_there(tmp_path):
     with pytest.raises(DataError, match="celeba is not in .*: fetch it from https://mmlab.*put img_align"):
         load("celeba", "train", 8, data_dir=tmp_path)
