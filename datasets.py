@@ -503,8 +503,8 @@ def load(
         raise no_pairs
     try:
         data = cached(source, size, data_dir, strict)
-    except OSError as error:
-        raise DataError(f"cannot read {name} or keep it in memory: {error}") from error
+    except (OSError, RuntimeError) as error:  # RuntimeError: a process that decodes was killed, for want of memory say
+        raise DataError(f"cannot read {name} or keep it: {error}") from error
     if direction == "BtoA" and data.targets is not None:
         data.images, data.targets = data.targets, data.images
     return data
@@ -1847,7 +1847,8 @@ def how_to_get(name: str, data_dir: Path | str = "data") -> str:
         return "drawn when asked for"
     files = "{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz" if known.reader == "idx" else ", ".join(known.files)
     if known.reader == "by hand":
-        return f"fetch it from {known.home}, whose terms you have to agree to, and put {files} into {data_dir}/{name}"
+        where = f"{known.home}, whose terms you have to agree to"
+        return f"fetch it from {where}, and put {files} into {data_dir}/{known.folder}"
     place = f"{data_dir}/{known.folder}" if known.reader == "idx" else f"{data_dir}"
     return f"downloaded when asked for, or put {files} into {place}"
 
@@ -1942,7 +1943,11 @@ def locked(path: Path) -> Iterator[bool]:
                 fcntl.flock(handle, fcntl.LOCK_EX)
             except OSError:  # some network disks have no locks
                 alone = False
-            if alone and not (lock.exists() and os.path.samestat(os.fstat(handle.fileno()), os.stat(lock))):
+            try:
+                same = not alone or os.path.samestat(os.fstat(handle.fileno()), os.stat(lock))
+            except FileNotFoundError:
+                same = False
+            if not same:
                 continue  # its last owner has removed the file meanwhile
             try:
                 yield alone
