@@ -92,8 +92,13 @@ class NoSuchSplit(DataError):
     """The set is there, and has no pictures for this split."""
 
 
+def shown(text: str) -> str:
+    """The same in one line: names of files may hold anything."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 def warn(text: str) -> None:
-    print(f"datasets: {text}", file=sys.stderr, flush=True)
+    print(f"datasets: {shown(text)}", file=sys.stderr, flush=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1183,12 +1188,16 @@ def tenths(root: Path, groups: dict[str, list[str]], split: str) -> tuple[dict[s
     named = any(DEEPFASHION.search(file) for files in groups.values() for file in files[:1])
     places = ("", "*/", "*/*/") if named else ()
     for path in itertools.chain(*(root.glob(f"{above}list_eval_partition.txt") for above in places)):
-        lines = enumerate(read_text(path).split("\n"), 1) if path.is_file() else ()
-        for number, line in itertools.islice(lines, 2, None):  # their count; image_name item_id evaluation_status
+        if not path.is_file():
+            continue
+        lines = enumerate(read_text(path).split("\n"), 1)
+        for number, line in itertools.islice(lines, 2, None):  # after their count and the names of the columns
             if row := line.split():
                 if len(row) != 3 or row[2] not in ("train", "query", "gallery"):
                     raise DataError(f"{path}, line {number}: not a picture, its item, and train, query or gallery")
                 parts[row[0].removeprefix("img/")] = "train" if row[2] == "train" else "test"
+        if not parts:
+            raise DataError(f"{path} says of no picture which split it belongs to; move it away")
     for name, files in groups.items():
         kept[name] = []
         for i, file in enumerate(files):
@@ -1334,6 +1343,8 @@ def of_split(root: Path, known: dict[str, str], split: str) -> tuple[str, list[s
     else:
         folder = {"train": "train", "test": "test", "val": "val", "validation": "val", "valid": "val"}
         part = {path: folder.get(path.split("/")[0]) for path in known}
+    if partition and not any(part.values()):
+        raise DataError(f"{partition} says of no picture in {root} which split it belongs to; move it away")
     if not any(part.values()):
         base = {path: path.rpartition("/")[2] for path in known}  # copies in two folders stay on one side
         number = {name: i for i, name in enumerate(sorted(set(base.values())))}
@@ -1663,11 +1674,6 @@ def to_array(picture: Image.Image, channels: int, size: Size, resize: str = "cro
         picture = sheet
     pixels = np.asarray(picture)
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
-
-
-def shown(name: str) -> str:
-    """The name of a file in one line, whatever it holds."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in name)
 
 
 def describe(bad: Sequence[tuple[str, str]]) -> str:
@@ -2112,6 +2118,7 @@ def extract_tar(path: Path, folder: Path, max_bytes: int = 0) -> None:
     with unpacked(path, folder, ".tar.gz") as temporary:
         with gzip.open(path) as stream, tarfile.open(fileobj=stream, mode="r|", tarinfo=Header) as archive:
             for member in archive:
+                archive.members = []  # it would keep them all in memory
                 name = inside(path, member.name, (member.isfile() or member.isdir()) and member.size >= 0)
                 total += 512 + member.size  # a header's size, so that a flood of empty files counts too
                 if total > max_bytes:
@@ -2120,8 +2127,10 @@ def extract_tar(path: Path, folder: Path, max_bytes: int = 0) -> None:
                     (temporary / name).parent.mkdir(parents=True, exist_ok=True)
                     with open(temporary / name, "wb") as file:
                         shutil.copyfileobj(archive.extractfile(member), file)
-            while stream.read(1 << 20):
-                pass  # to the end, where gzip compares its checksum
+            while chunk := stream.read(1 << 20):  # to the end, where gzip compares its checksum
+                total += len(chunk)
+                if total > max_bytes:
+                    raise DataError(f"{path} is refused: it unpacks to more than {max_bytes} bytes")
 
 
 def extract_zip(path: Path, folder: Path, max_bytes: int = 0) -> None:
