@@ -98,7 +98,8 @@ def shown(text: str) -> str:
 
 
 def warn(text: str) -> None:
-    print(f"datasets: {shown(text)}", file=sys.stderr, flush=True)
+    if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one speaks for all
+        print(f"datasets: {shown(text)}", file=sys.stderr, flush=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -2788,7 +2789,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if name in TOYS and (wanted or args.check):
             raise DataError(f"{name} has points, no pictures: choose another set")
         if name in KNOWN and place_of(name, data_dir) == "no" and args.check and not wanted:
-            raise DataError(f"{name} is not here, so there is nothing to check; --download fetches it")
+            raise DataError(f"{name} is not here, so there is nothing to check: {how_to_get(name, data_dir)}")
         if args.check:
             bad = check(name, args.image_size, data_dir, args.data_url)
         elif name not in KNOWN or KNOWN[name].home and (wanted or find(name, data_dir)):
