@@ -1976,12 +1976,12 @@ def download(
     """
     part, tag = path.with_name(path.name + ".part"), path.with_name(path.name + ".part.tag")
     network = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError)
-    reason, spoilt = "", 0
+    reason, spoilt, parts = "", 0, True
     for attempt in range(tries):
         if attempt:
             time.sleep(pause * 2 ** (attempt - 1))
         name = tag.read_bytes()[:1000].decode("latin-1") if tag.exists() and part.exists() else ""
-        have = part.stat().st_size if re.fullmatch(r"[!-~][ -~]*[!-~]", name) else 0
+        have = part.stat().st_size if parts and re.fullmatch(r"[!-~][ -~]*[!-~]", name) else 0
         headers = {"Range": f"bytes={have}-", "If-Range": name} if have else {}
         try:
             with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout) as reply:
@@ -1990,9 +1990,9 @@ def download(
             reason, total = " ".join(str(error).split()), None
             if error.code == 416 and error.headers.get("Content-Range") == f"bytes */{have}":
                 total = have  # nothing comes after our part: it is whole
-            elif error.code == 416:  # the server's file is shorter than our part: start over
-                tag.unlink(missing_ok=True)
-            elif attempt == 0 and error.code < 500 and error.code != 429:
+            elif have and error.code != 429 and (error.code < 500 or error.code == 501):
+                parts = False  # it does not continue, or its file is shorter than our part: ask for the whole
+            elif error.code < 500 and error.code != 429:
                 break  # no such file: trying again will not help
             if total is None:
                 continue
