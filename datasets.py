@@ -1659,7 +1659,9 @@ def to_array(picture: Image.Image, channels: int, size: Size, resize: str = "cro
     if picture.mode == "F":
         raise ValueError("floating-point pixels")
     if picture.mode.startswith("I"):  # 16-bit grey
-        picture = Image.fromarray((np.asarray(picture).clip(0, 65535) / 257).round().astype(np.uint8))
+        values, seen_through = np.asarray(picture), picture.info.get("transparency")
+        grey = (values.clip(0, 65535) / 257).round().astype(np.uint8)
+        picture = Image.fromarray(np.where(values == seen_through, np.uint8(255), grey))
     if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
@@ -2102,10 +2104,12 @@ class Header(tarfile.TarInfo):
             if buf == bytes(512):  # the mark of the end
                 raise
             raise ValueError(f"it breaks off: {error}") from error
-        if header.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE):
-            if header.size > 1 << 20:  # a name, or a comment, would be read into memory
-                raise ValueError("a name of more than a megabyte")
+        if header.type == tarfile.GNUTYPE_SPARSE or header.size > 1 << 14 and not (header.isfile() or header.isdir()):
+            raise ValueError("a file with holes, or a name or comment of more than 16384 bytes")  # read into memory
         return header
+
+    def _proc_gnusparse_10(self, *_: Any) -> None:  # tarfile's own name: it would read a list of any length
+        raise ValueError("a file with holes")
 
 
 def extract_tar(path: Path, folder: Path, max_bytes: int = 0) -> None:
@@ -2120,7 +2124,8 @@ def extract_tar(path: Path, folder: Path, max_bytes: int = 0) -> None:
         with gzip.open(path) as stream, tarfile.open(fileobj=stream, mode="r|", tarinfo=Header) as archive:
             for member in archive:
                 archive.members = []  # it would keep them all in memory
-                name = inside(path, member.name, (member.isfile() or member.isdir()) and member.size >= 0)
+                plain = (member.isfile() or member.isdir()) and not member.issparse() and member.size >= 0
+                name = inside(path, member.name, plain)
                 total += 512 + member.size  # a header's size, so that a flood of empty files counts too
                 if total > max_bytes:
                     raise DataError(f"{path} is refused: it unpacks to more than {max_bytes} bytes")
@@ -2146,7 +2151,8 @@ def extract_zip(path: Path, folder: Path, max_bytes: int = 0) -> None:
             raise zipfile.BadZipFile(f"it lists {len(archive.infolist())} of {stated} files")
         for member in sorted(archive.infolist(), key=lambda member: member.header_offset):
             kind = stat.S_IFMT(member.external_attr >> 16)  # 0 where the zip was not made on a Unix
-            name = inside(path, member.filename, bool(member.filename) and kind in (0, stat.S_IFREG, stat.S_IFDIR))
+            plain = bool(member.filename) and "\0" not in member.orig_filename
+            name = inside(path, member.filename, plain and kind in (0, stat.S_IFREG, stat.S_IFDIR))
             if member.header_offset < end:
                 raise zipfile.BadZipFile("its files lie in each other")
             end = member.header_offset + 30 + len(member.filename) + member.compress_size
