@@ -74,6 +74,7 @@ except ImportError:  # Windows: `locked` does nothing there
 CACHE_FORMAT = 2  # part of every cache's name: raise it when decoding changes
 NPY_HEADER = 128  # bytes before the pixels in a .npy file
 MMAP_BYTES = 256 << 20  # a larger array stays on the disk and is memory-mapped
+FILE_COST = 4096  # bytes of the disk that an empty file takes: a flood of them counts too
 MAX_PIXELS = 64_000_000  # a larger picture is refused: it may be a decompression bomb
 IMAGE_TYPES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 OTHER_TYPES = {".heic", ".heif", ".avif", ".jp2", ".psd", ".tga", ".dng", ".cr2", ".nef"}  # counted as bad files
@@ -1476,7 +1477,7 @@ def idx_file(path: Path, dims: int) -> Iterator[tuple[Any, list[int]]]:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
             head = file.read(4 + 4 * dims)
             shape = np.frombuffer(head[4:], ">u4").tolist() if len(head) == 4 + 4 * dims else [0]
-            if head[:4] != bytes([0, 0, 8, dims]) or not 0 < math.prod(shape) < 1 << 31:
+            if head[:4] != bytes([0, 0, 8, dims]) or not 0 < math.prod(shape) < 1 << 31 or shape[0] > 10**7:
                 raise EOFError("its header is not that of pictures or labels")
             yield file, shape
     except (OSError, EOFError, zlib.error) as error:
@@ -1891,6 +1892,8 @@ def fetch_archive(name: str, data_dir: Path, data_url: str = "") -> Path:
             if folder.is_dir():
                 break
             ours = not archive.exists()
+            if not ours and not archive.is_file():
+                raise DataError(f"{archive} is not a file: remove it")
             if ours:
                 download(url, archive, checksum=checksum)
             try:
@@ -1942,7 +1945,7 @@ def locked(path: Path) -> Iterator[bool]:
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f".{path.name}.lock")
     while True:
-        with open(lock, "w") as handle:
+        with open(lock, "a") as handle:
             alone = fcntl is not None
             try:
                 if alone:
@@ -2126,7 +2129,7 @@ def extract_tar(path: Path, folder: Path, max_bytes: int = 0) -> None:
                 archive.members = []  # it would keep them all in memory
                 plain = (member.isfile() or member.isdir()) and not member.issparse() and member.size >= 0
                 name = inside(path, member.name, plain)
-                total += 512 + member.size  # a header's size, so that a flood of empty files counts too
+                total += FILE_COST + member.size
                 if total > max_bytes:
                     raise DataError(f"{path} is refused: it unpacks to more than {max_bytes} bytes")
                 if member.isfile():
@@ -2156,7 +2159,7 @@ def extract_zip(path: Path, folder: Path, max_bytes: int = 0) -> None:
             if member.header_offset < end:
                 raise zipfile.BadZipFile("its files lie in each other")
             end = member.header_offset + 30 + len(member.filename) + member.compress_size
-            total += 512
+            total += FILE_COST
             if not member.is_dir():
                 (temporary / name).parent.mkdir(parents=True, exist_ok=True)
                 before = total

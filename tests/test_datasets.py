@@ -454,6 +454,12 @@ def test_damaged_idx_files(tmp_path):
         with pytest.raises(DataError, match="damaged"):
             load(str(folder), data_dir=tmp_path)
     file.write_bytes(whole)
+    file.write_bytes(
+        gzip.compress(bytes([0, 0, 8, 3]) + np.array([10**7 + 1, 1, 1], ">u4").tobytes() + bytes(10**7 + 1))
+    )
+    with pytest.raises(DataError, match="damaged"):  # so many pictures would take hours
+        load(str(folder), data_dir=tmp_path)
+    file.write_bytes(whole)
     write_idx(folder / "train-labels-idx1-ubyte.gz", np.zeros(7, np.uint8))
     with pytest.raises(DataError, match="has 30 images, but .* has 7 labels"):
         load(str(folder), data_dir=tmp_path)
@@ -1129,6 +1135,12 @@ def test_an_archive_put_there_by_hand_is_used_and_kept(tmp_path):
     (tmp_path / "d" / "facades.tar.gz").write_bytes(facades_archive(tmp_path))
     data = load("facades", "train", 8, data_dir=tmp_path / "d", data_url="http://127.0.0.1:9")
     assert len(data) == 3 and (tmp_path / "d" / "facades.tar.gz").exists()
+
+
+def test_what_is_called_as_an_archive_and_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "facades.tar.gz")
+    with pytest.raises(DataError, match="facades.tar.gz is not a file"):
+        load("facades", data_dir=tmp_path)
 
 
 def test_without_a_network_the_message_says_what_to_put_where(tmp_path):
