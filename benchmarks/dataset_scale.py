@@ -1,6 +1,6 @@
 """A set larger than it is wise to keep in memory: 200,000 JPEGs of 64 px, read by datasets.py and by torchvision.
 
-    python benchmarks/dataset_scale.py --out benchmarks/dataset_scale.json        20 minutes and 4 GB of disk
+    python benchmarks/dataset_scale.py --out benchmarks/dataset_scale.json        7 minutes and 4 GB of disk
 
 Each reader runs in processes of its own, whose memory is watched from outside: the sum over the process and its
 workers of what is theirs alone ("anonymous", shared pages shared out), sampled ten times a second. Pages of a mapped
