@@ -79,6 +79,7 @@ MAX_PIXELS = 64_000_000  # a larger picture is refused: it may be a decompressio
 IMAGE_TYPES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 OTHER_TYPES = {".heic", ".heif", ".avif", ".jp2", ".psd", ".tga", ".dng", ".cr2", ".nef"}  # counted as bad files
 RESIZES = ("crop", "stretch", "pad")
+Size = tuple[int, int]  # height, width
 
 
 class DataError(ValueError):
@@ -208,7 +209,7 @@ KNOWN = {
     ),
     "stl10-unlabeled": Known(
         "torchvision",
-        "its photos without labels",
+        "photos of stl10 without labels",
         (3,),
         counts(100000, test=8000),
         "dcgan, wgan",
@@ -481,9 +482,7 @@ def load(
     data_dir = Path(data_dir)
     if direction not in ("AtoB", "BtoA"):
         raise DataError(f"unknown direction {direction!r}: use AtoB or BtoA")
-    size = image_size if isinstance(image_size, tuple) else (image_size, image_size)
-    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
-        raise DataError(f"the image size must be a positive whole number of pixels, not {image_size!r}")
+    size = size_of(image_size)
     if resize not in RESIZES:
         raise DataError(f"unknown way to resize {resize!r}: use {', '.join(RESIZES)}")
     if not {channels, input_channels} <= {None, 0, 1, 3}:
@@ -510,11 +509,19 @@ def load(
         raise no_pairs
     try:
         data = cached(source, size, data_dir, strict)
-    except (OSError, RuntimeError) as error:  # RuntimeError: a process that decodes was killed, for want of memory say
+    except OSError as error:
         raise DataError(f"cannot read {name} or keep it: {error}") from error
     if direction == "BtoA" and data.targets is not None:
         data.images, data.targets = data.targets, data.images
     return data
+
+
+def size_of(image_size: int | tuple[int, int]) -> Size:
+    """-> (height, width). Raises DataError for what is no size."""
+    size = image_size if isinstance(image_size, tuple) else (image_size, image_size)
+    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+        raise DataError(f"the image size must be a positive whole number of pixels, not {image_size!r}")
+    return size
 
 
 def how_to_load(args: argparse.Namespace) -> dict[str, Any]:
@@ -979,7 +986,7 @@ def read_images(
     Each is resized to image_size, the side of a square or (height, width), in the way `resize` (see `load`). limit: at
     most so many, first by name; 0 = all. Raises DataError.
     """
-    path, size = Path(path), image_size if isinstance(image_size, tuple) else (image_size, image_size)
+    path, size = Path(path), size_of(image_size)
     if not path.exists():
         raise DataError(f"there is no file or folder {path}")
     root, files = (path, list(pictures_in(path))) if path.is_dir() else (path.parent, [path.name])
@@ -1003,7 +1010,6 @@ def read_images(
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-Size = tuple[int, int]  # height, width
 Row = list[np.ndarray] | str  # of one picture, uint8 (C, H, W); of a pair, A and B; of a bad file, the reason
 
 
@@ -1593,9 +1599,12 @@ def decode(reader: Reader) -> Iterator[tuple[int, Row]]:
             results = itertools.chain.from_iterable(pool.map(reader.__getitems__, group) for group in groups)
         progress = tqdm(total=count, desc="decoding", unit="img", disable=None if count >= 1000 else True)
         stack.enter_context(progress)
-        for block, rows in zip(blocks, results, strict=True):
-            yield from zip(block, rows, strict=True)
-            progress.update(len(rows))
+        try:
+            for block, rows in zip(blocks, results, strict=True):
+                yield from zip(block, rows, strict=True)
+                progress.update(len(rows))
+        except RuntimeError as error:
+            raise DataError(f"a process that decodes pictures has died ({error}): is there enough memory?") from error
 
 
 @functools.cache
@@ -2690,8 +2699,7 @@ def about(name: str, data_dir: Path) -> str:
     }
     if lines["here"] == "no":
         lines["get it"] = how_to_get(name, data_dir)
-    first = known.scripts.split(", ")[0]
-    lines["train"] = f"python {first}.py --dataset {name}" + (" --arch conv" if first == "vae" else "")
+    lines["train"] = f"python {known.scripts.split(', ')[0]}.py --dataset {name}"
     return "\n".join([name, *(f"  {key:8} {value}" for key, value in lines.items() if value)])
 
 
@@ -2726,10 +2734,10 @@ def contents(source: Source) -> str:
 
 def check(name: str, image_size: int, data_dir: Path, data_url: str = "") -> int:
     """Decode every file of a set and print each bad one, with the reason -> how many there are."""
-    count, faults, left_out = 0, {}, set()
+    size, count, faults, left_out = size_of(image_size), 0, {}, set()
     for source in splits_of(name, data_dir, data_url):
         print(contents(source))
-        rows = ((source.names[i], row) for i, row in source.rows((image_size, image_size)) if isinstance(row, str))
+        rows = ((source.names[i], row) for i, row in source.rows(size) if isinstance(row, str))
         for file, reason in itertools.chain(source.left_out, rows):
             if file not in faults:  # a file that is left out of one split may be left out of all
                 print(f"    {shown(file)}: {reason}")

@@ -758,6 +758,17 @@ def test_read_images_of_a_user(tmp_path):
         datasets.read_images(tmp_path / "absent.png", 8)
 
 
+def test_a_process_that_dies_while_it_decodes_is_said_in_a_sentence(tmp_path, monkeypatch):
+    for i in range(600):  # so many that processes decode them, where there are two cores
+        picture(tmp_path / "mine" / "train" / f"{i:03}.png", 2, 2)
+    if datasets.sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("decodes in this process")
+    monkeypatch.setattr(datasets, "read_picture", lambda *_: os._exit(9))
+    with pytest.raises(DataError, match="has died .*enough memory"):
+        load(str(tmp_path / "mine"), "train", 8, data_dir=tmp_path / "d")
+    assert list((tmp_path / "d" / "cache").iterdir()) == []
+
+
 # --- The cache -------------------------------------------------------------------------------------------------------
 
 
@@ -1265,6 +1276,12 @@ def test_the_command(tmp_path, capsys):
     assert "train    7 pairs; pairs side by side" in capsys.readouterr().out
     sheet = np.asarray(Image.open(tmp_path / "a.png"))  # A beside B, cells of 16 + 6 by 8 + 6
     assert sheet.shape == (6 + 14, 6 + 7 * 22, 3) and sheet[6 + 6, 6 + 6].tolist() == [255, 0, 0]
+    for flag in ("--check", "--preview=" + str(tmp_path / "b.png")):
+        with pytest.raises(SystemExit):
+            datasets.main([root, "--image-size", "0", "--data-dir", str(tmp_path), flag])
+        assert "the image size must be a positive" in capsys.readouterr().err
+    with pytest.raises(DataError, match="image size"):
+        datasets.read_images(root, -1)
     datasets.main(["swissroll"])
     assert "10000 train / 2000 test" in capsys.readouterr().out
     with pytest.raises(SystemExit):
