@@ -33,8 +33,8 @@ Measured, the default run on two CPU cores: 8 minutes, FID-768 1.82 (floor 0.07)
             --lr-d-vae 4e-7 --lr-d-lr 4e-7 --no-head --decay-from 0     (its baseline: also --net-g vanilla)
 """
 
-import argparse
 import math
+from argparse import BooleanOptionalAction as yes_no
 from pathlib import Path
 
 import torch
@@ -62,7 +62,6 @@ def build_parser():
         beta2=(0.999, "Adam's decay of the square (paper: 0.999)"),
         num_samples=(10, "samples of each input in a picture (paper: 10)"),
     )
-    yes_no = argparse.BooleanOptionalAction
     p.add_argument("--direction", default="AtoB", choices=("AtoB", "BtoA"), help="A = left half of a file, B = right")
     p.add_argument("--input-channels", type=int, default=0, choices=(0, 1, 3), help="of A; 0 = as the data set has it")
     p.add_argument("--flip", action=yes_no, default=False, help="mirror half of the training pairs")
@@ -89,16 +88,13 @@ def build_parser():
 # ----------------------------------------------------------------------------------------------------- networks
 
 
-def norm(x):
-    """Instance normalisation without weights or running statistics: training and sampling compute the same."""
-    return F.instance_norm(x, eps=1e-5)
+norm = F.instance_norm  # without weights or running statistics: training and sampling compute the same
 
 
 class Generator(nn.Module):
     """G(A, z): a U-Net that halves the picture down to 1 x 1 and back; z, as constant maps, enters at every halving.
 
-    A (B, in_channels, S, S), z (B, nz) -> (B, out_channels, S, S) in [-1, 1]; S a power of two, 32 or more.
-    """
+    A (B, in_channels, S, S), z (B, nz) -> (B, out_channels, S, S) in [-1, 1]; S a power of two, 32 or more."""
 
     def __init__(self, in_channels, out_channels, nz, ngf, image_size, skips=True, head=True):
         super().__init__()
@@ -167,8 +163,7 @@ class Encoder(nn.Module):
 class Discriminator(nn.Module):
     """Two PatchGANs: one looks at the picture, one of half the width at the picture at half size.
 
-    (B, C, S, S) -> list of score maps (B, 1, h, w), logits under --gan-loss bce. vanilla: a single one, (B, 1, 1, 1).
-    """
+    (B, C, S, S) -> list of score maps (B, 1, h, w), logits under --gan-loss bce. vanilla: one alone, (B, 1, 1, 1)."""
 
     def __init__(self, in_channels, ndf, image_size, kind="patch"):
         super().__init__()
@@ -184,8 +179,7 @@ class Discriminator(nn.Module):
         layers = [nn.Conv2d(in_channels, ndf, kernel_size=4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         width = [ndf * min(2**i, 8) for i in range(halvings + patch)]
         for i in range(1, halvings + patch):  # a patch net has one layer more, of stride 1
-            stride = 2 if i < halvings else 1
-            layers += [nn.Conv2d(width[i - 1], width[i], kernel_size=4, stride=stride, padding=1)]
+            layers += [nn.Conv2d(width[i - 1], width[i], kernel_size=4, stride=2 if i < halvings else 1, padding=1)]
             layers += [nn.InstanceNorm2d(width[i]), nn.LeakyReLU(0.2)]  # no statistics kept, no weights
         return nn.Sequential(*layers, nn.Conv2d(width[-1], 1, kernel_size=4, padding=1 if patch else 0))
 
@@ -206,12 +200,10 @@ def init_weights(net):
 def gan_loss(scores, is_real, kind):
     """How far D's scores are from 1 (real) or 0 (fake), averaged over each map and summed over the scales.
 
-    lsgan: squared distance (Mao et al., arXiv:1611.04076, without the factors 1/2). bce: cross entropy of logits.
-    """
-    target = float(is_real)
+    lsgan: squared distance (Mao et al., arXiv:1611.04076, without the factors 1/2). bce: cross entropy of logits."""
     if kind == "lsgan":
-        return sum((s.float() - target).square().mean() for s in scores)
-    return sum(F.binary_cross_entropy_with_logits(s.float(), torch.full_like(s.float(), target)) for s in scores)
+        return sum((s.float() - float(is_real)).square().mean() for s in scores)
+    return sum(F.binary_cross_entropy_with_logits(s.float(), torch.full_like(s.float(), is_real)) for s in scores)
 
 
 def d_loss(D, real, fake, kind):
@@ -256,7 +248,7 @@ def sample(args, checkpoint):
     """--sample: samples.png, interpolation.png and, with --input, every sample in a file of its own."""
     device, _, _ = metrics.pick_device(args.device)
     G, E, *_ = build(args, checkpoint["channels"], device, checkpoint).values()
-    c_A, c_B = checkpoint["channels"]
+    (c_A, c_B), out = checkpoint["channels"], Path(args.out, "samples")
     if args.input:
         A, files = datasets.read_images(args.input, args.image_size, channels=c_A, resize=args.resize)
         A, truth = datasets.to_float(A, device), {}
@@ -268,10 +260,8 @@ def sample(args, checkpoint):
     walk = datasets.paint(G, A, (1 - t) * z[0] + t * z[1], [f"{x:.1f}" for x in t.flatten().tolist()])
     if args.style_from:
         style, _ = datasets.read_images(args.style_from, args.image_size, channels=c_B, limit=1, resize=args.resize)
-        with torch.no_grad():
-            mu, _ = E(datasets.to_float(style, device))  # (1, nz): the likeliest code of that picture
+        mu, _ = datasets.encode(E, [datasets.to_float(style, device)])  # (1, nz): the likeliest code of that picture
         samples = datasets.paint(G, A, mu, ["style"]) | samples
-    out = Path(args.out, "samples")
     datasets.save_rows({"input": A} | truth | samples, out / "samples.png")
     datasets.save_rows({"input": A} | truth | walk, out / "interpolation.png")
     datasets.save_each(samples, files, out)
@@ -298,14 +288,24 @@ def measure(nets, train, test, args, device, instruments):
     return scores + [metrics.Score("KL, nats", sum(kl), n_real=len(test), note=by_dim)]
 
 
+def fakes(args, checkpoint, n):
+    """Yields n pictures as --evaluate judges them, uint8 (B, C, S, S), for `python metrics.py fid SET CKPT`."""
+    device, _, _ = metrics.pick_device(args.device)
+    G = build(args, checkpoint["channels"], device, checkpoint)["G"]
+    test = load_pairs(args, "test", checkpoint["channels"])
+    z = datasets.draw_noise((n, args.nz), torch.Generator().manual_seed(args.seed), device)
+    for rows in torch.arange(n).split(200):
+        A = datasets.to_float(test.__getitems__((rows * len(test) // n).tolist())["image"], device)
+        yield datasets.to_uint8(datasets.generate(G, A, z[rows.to(device)])).cpu()
+
+
 def evaluate(args, checkpoint):
     """--evaluate: print the scores and write metrics.json."""
     device, _, _ = metrics.pick_device(args.device)
     instruments = metrics.load_instruments(args.fid_dims, args.weights_dir, device)
     nets = build(args, checkpoint["channels"], device, checkpoint)
     train_set, test_set = (load_pairs(args, split, checkpoint["channels"]) for split in ("train", "test"))
-    scores = measure(nets, train_set, test_set, args, device, instruments)
-    metrics.write_evaluation(args, checkpoint, scores)
+    metrics.write_evaluation(args, checkpoint, measure(nets, train_set, test_set, args, device, instruments))
 
 
 # ----------------------------------------------------------------------------------------------------------- training

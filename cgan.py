@@ -208,6 +208,17 @@ def measure(nets, train, test, args, device, judges):
     return metrics.judge(fake, test, train, judges) + metrics.label_fidelity(fake, labels, test, judges[-1])
 
 
+def fakes(args, checkpoint, n):
+    """Yields n pictures as --evaluate judges them, uint8 (B, C, S, S), for `python metrics.py fid SET CKPT`."""
+    device, _, _ = metrics.pick_device(args.device)
+    G = build(args, checkpoint["channels"], device, checkpoint)["G"]
+    test = load_labelled(args, "test", checkpoint["channels"])
+    labels = torch.from_numpy(test.labels)[torch.arange(n) * len(test) // n]
+    z = datasets.draw_noise((n, args.nz), torch.Generator().manual_seed(args.seed), device)
+    for codes, some in zip(z.split(200), labels.split(200), strict=True):
+        yield datasets.to_uint8(datasets.generate(G, codes, one_hot(some, len(test.classes), device))).cpu()
+
+
 def evaluate(args, checkpoint):
     """--evaluate: print the scores and write metrics.json."""
     device, _, _ = metrics.pick_device(args.device)

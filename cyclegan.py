@@ -19,8 +19,7 @@ Differences from the paper and its official code:
   4. Several processes keep one pool together: they compute what one process with the whole batch would.
   5. Options of the courses: --net-d four-stride, --up upsample, --dropout, --cr (arXiv:1910.12027, 2002.04724).
 
-Measured, the default run on two CPU cores: 6 minutes, FID AtoB-768 0.099 (floor 0.083),
-FID BtoA-768 0.099 (floor 0.079).
+Measured, the default run on 2 CPU cores: 6 min, FID AtoB-768 0.099 (floor 0.083), FID BtoA-768 0.099 (floor 0.079).
   python cyclegan.py                                                     the default run, without a download
   python cyclegan.py --resume auto --epochs 4 --decay-from 3             continue it
   python cyclegan.py --sample runs/cyclegan-faces-s0/last.pt             A -> B -> A and B -> A -> B of test pictures
@@ -35,8 +34,8 @@ FID BtoA-768 0.099 (floor 0.079).
             --lr 2e-4 --ngf 64 --ndf 64 --blocks 5 --up upsample --net-d four-stride --no-mask --lambda-idt 0
 """
 
-import argparse
 import functools
+from argparse import BooleanOptionalAction as yes_no
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +65,6 @@ def build_parser():
         num_samples=(8, "test pictures of each set in a picture"),
         sample_every=250,
     )
-    yes_no = argparse.BooleanOptionalAction
     p.add_argument("--attribute", default="", help="A without it, B with it; of faces and celeba: Eyeglasses if empty")
     p.add_argument("--classes", default="", metavar="A,B", help="of a set with classes: these two are A and B")
     p.add_argument("--jitter", action=yes_no, default=False, help="load larger by 286/256, train on random crops")
@@ -108,10 +106,8 @@ class ResnetBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """c7s1-64, d128, d256, R256 x blocks, u128, u64, c7s1-3 in the paper's words (section 7.2).
-
-    (B, channels, S, S) in [-1, 1] -> the same. InstanceNorm keeps no statistics: train() and eval() compute the same.
-    """
+    """c7s1-64, d128, d256, R256 x blocks, u128, u64, c7s1-3 in the paper's words (section 7.2): (B, channels, S, S) in
+    [-1, 1] -> the same. InstanceNorm keeps no statistics: train() and eval() compute the same."""
 
     def __init__(self, channels, ngf, blocks, up="transposed", dropout=False, mask=False):
         super().__init__()
@@ -221,16 +217,14 @@ def build(args, channels, device, checkpoint=None):
 
 def load_domains(args, split, image_size=0):
     """A split of --dataset as its two domains, in colour: the identity loss needs as many channels on both sides."""
-    faces = args.dataset in ("faces", "celeba") and not args.classes
-    how = dict(attribute=args.attribute or ("Eyeglasses" if faces else ""), classes=args.classes, channels=3)
-    how |= datasets.how_to_load(args)
+    usual = "Eyeglasses" if args.dataset in ("faces", "celeba") and not args.classes else ""
+    how = dict(attribute=args.attribute or usual, classes=args.classes, channels=3, **datasets.how_to_load(args))
     return datasets.load_domains(args.dataset, split, image_size or args.image_size, **how)
 
 
 def pictures(data, n, device):
     """n pictures of A and n of B, (n, 3, S, S) in [-1, 1] each, or fewer of both: the same at every call."""
-    n = min(n, len(data.A), len(data.B))
-    return [datasets.fixed_batch(side, n, device)["image"] for side in (data.A, data.B)]
+    return [datasets.fixed_batch(side, min(n, len(data.A), len(data.B)), device)["image"] for side in (data.A, data.B)]
 
 
 def triplets(nets, A=None, B=None):
@@ -265,10 +259,8 @@ def sample(args, checkpoint):
 @torch.no_grad()
 def measure(nets, train, test, args, device, judges):
     """Both directions on the test split -> list of metrics.Score. Ceiling: what no translation at all would score.
-
     A cycle may cheat, hiding x in its fake too faintly to be seen (arXiv:1712.02950). So its error, 0 to 2, is also
-    taken from a fake that is rounded to 8 bits and gets noise of 2 grey levels, which nothing so faint outlasts.
-    """
+    taken from a fake that is rounded to 8 bits and gets noise of 2 grey levels, which nothing so faint outlasts."""
     scores, noise = [], torch.Generator().manual_seed(args.seed)
     for here, there in ("AB", "BA"):
         G, G_back, way = nets[f"G_{here}{there}"], nets[f"G_{there}{here}"], f"{here}to{there}"
@@ -292,6 +284,19 @@ def measure(nets, train, test, args, device, judges):
         scores.append(metrics.Score(f"|{here} - rec_{here}|", error, n_real=len(x)))
         scores.append(metrics.Score(f"|{here} - rec_{here}| after 8 bits and noise", honest, n_real=len(x)))
     return scores
+
+
+def fakes(args, checkpoint, n, domain="B"):
+    """Yields n translations into domain A or B, as --evaluate judges them, uint8 (B, 3, S, S), for `metrics.py fid`."""
+    if domain not in ("A", "B"):
+        raise datasets.DataError(f"domain {domain}: this model translates into A or into B")
+    device, _, _ = metrics.pick_device(args.device)
+    other = "B" if domain == "A" else "A"
+    G = build(args, checkpoint["channels"], device, checkpoint)[f"G_{other}{domain}"]
+    test = getattr(load_domains(args, "test"), other)
+    for rows in torch.arange(n).split(50):
+        x = datasets.to_float(test.__getitems__((rows * len(test) // n).tolist())["image"], device)
+        yield datasets.to_uint8(datasets.generate(G, x)).cpu()
 
 
 def evaluate(args, checkpoint):

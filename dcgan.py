@@ -29,9 +29,9 @@ Measured, the default run on two CPU cores: 4 minutes, in-domain FID-128 38.27 (
   few images: python dcgan.py --dataset FOLDER --flip --diffaug --ema 0.999
 """
 
-import argparse
 import copy
 import math
+from argparse import BooleanOptionalAction as yes_no
 from pathlib import Path
 
 import torch
@@ -60,7 +60,6 @@ def build_parser():
         num_samples=(36, "samples in a picture"),
         sample_every=250,
     )
-    yes_no = argparse.BooleanOptionalAction
     p.add_argument("--arch", default="conv", choices=("conv", "mlp"), help="mlp = fully connected, as the first GAN")
     p.add_argument("--loss", default="nonsat", choices=("minimax", "nonsat", "lsgan", "hinge"), help="(paper: nonsat)")
     p.add_argument("--nz", type=int, default=100, help="length of z (paper: 100)")
@@ -214,6 +213,14 @@ def measure(nets, train, test, args, device, judges):
     z = datasets.draw_noise((n, args.nz), torch.Generator().manual_seed(args.seed), device)
     fake = datasets.to_uint8(datasets.generate(nets.get("G_ema", nets["G"]), z))
     return metrics.judge(fake, test, train, judges)
+
+
+def fakes(args, checkpoint, n):
+    """Yields n pictures as --evaluate judges them, uint8 (B, C, S, S), for `python metrics.py fid SET CKPT`."""
+    device, _, _ = metrics.pick_device(args.device)
+    nets = build(args, checkpoint["channels"], device, checkpoint)
+    for z in datasets.draw_noise((n, args.nz), torch.Generator().manual_seed(args.seed), device).split(200):
+        yield datasets.to_uint8(datasets.generate(nets.get("G_ema", nets["G"]), z)).cpu()
 
 
 def evaluate(args, checkpoint):

@@ -34,8 +34,8 @@ in-domain mean domain FID-128 6.15 (floor 1.39).
           python starGAN.py --sample CKPT --where "Male=1,Smiling=0" --translate "Male=0; Male=0,Black_Hair=1,Smiling=1"
 """
 
-import argparse
 import math
+from argparse import BooleanOptionalAction as yes_no
 from pathlib import Path
 
 import torch
@@ -66,15 +66,14 @@ def build_parser():
     )
     p.add_argument("--attributes", default="", metavar="A,B,...", help="what G learns to change; empty = all there are")
     p.add_argument("--exclusive", metavar="A/B/...,C/D", help=f"of each group one at most is true (default: {HAIR})")
-    switch = argparse.BooleanOptionalAction
-    p.add_argument("--flip", action=switch, default=True, help="mirror half of the training images (paper: yes)")
+    p.add_argument("--flip", action=yes_no, default=True, help="mirror half of the training images (paper: yes)")
     p.add_argument("--decay-from", type=int, default=15, help="epoch from which lr falls to 0; 0 = never (paper: half)")
     p.add_argument("--adv", default="wgan-gp", choices=("wgan-gp", "bce"), help="adversarial loss (paper: wgan-gp)")
     p.add_argument("--n-critic", type=int, default=2, help="steps of D for each of G (paper: 5)")
     for name, width, net in (("ngf", 24, "G"), ("ndf", 32, "D")):
         p.add_argument(f"--{name}", type=int, default=width, help=f"channels of {net}'s first layer (paper: 64)")
     p.add_argument("--blocks", type=int, default=3, help="residual blocks of G (paper: 6)")
-    p.add_argument("--mask", action=switch, default=True, help="G chooses where to paint (paper: paints all anew)")
+    p.add_argument("--mask", action=yes_no, default=True, help="G chooses where to paint (paper: paints all anew)")
     for name, weight, of in (("cls", 1.0, "classification"), ("rec", 10.0, "|x - rec|"), ("gp", 10.0, "penalty")):
         p.add_argument(f"--lambda-{name}", type=float, default=weight, help=f"weight of {of} (paper: {weight:g})")
     p.add_argument("--input", default="", metavar="FILE|DIR", help="with --sample: change these faces")
@@ -281,6 +280,17 @@ def measure(nets, train, test, args, device, judges):
     rec = datasets.generate(G, fake, c.to(device))  # of 8-bit fakes, as a file has them: what G hides there is gone
     error, moved = ((y - x).abs().mean().item() for y in (rec, fake))
     return [*scores, metrics.Score("|x - G(fake, c_org)|", error, n_fake=len(x), note=f"|x - fake| {moved:.3f}")]
+
+
+def fakes(args, checkpoint, n):
+    """Yields n pictures as --evaluate judges them, uint8 (B, C, S, S), for `python metrics.py fid SET CKPT`."""
+    device, _, _ = metrics.pick_device(args.device)
+    G, test = build(args, checkpoint["channels"], device, checkpoint)["G"], load_attributes(args, "test", checkpoint)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(args.seed))
+    for rows in torch.arange(n).split(200):
+        own, others = (test.__getitems__((i * len(test) // n).tolist()) for i in (rows, order[rows]))
+        x, c = datasets.to_float(own["image"], device), others["attributes"].float().to(device)
+        yield datasets.to_uint8(datasets.generate(G, x, c)).cpu()
 
 
 def evaluate(args, checkpoint):

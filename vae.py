@@ -30,8 +30,8 @@ in-domain IS 5.17 (ceiling 9.85).
   faces:  python vae.py --dataset faces --image-size 64 --arch conv --nz 64 --likelihood gaussian --epochs 20
 """
 
-import argparse
 import math
+from argparse import BooleanOptionalAction as yes_no
 from pathlib import Path
 
 import torch
@@ -59,7 +59,6 @@ def build_parser():
         beta2=(0.999, "Adam's decay of the square"),
         num_samples=(36, "samples in a picture, and reconstructions"),
     )
-    yes_no = argparse.BooleanOptionalAction
     p.add_argument("--arch", default="mlp", choices=("mlp", "conv"), help="conv = the networks of dcgan.py")
     p.add_argument("--nz", type=int, default=5, help="length of the code z (course: 5)")
     p.add_argument("--ngf", type=int, default=32, help="--arch conv: channels of G's last hidden layer")
@@ -297,6 +296,15 @@ def measure(nets, train, test, args, device, judges):
         "test MSE": (mse, "images in [-1, 1], z = mu"),
     }
     return scores + [metrics.Score(name, value, n_real=len(test), note=note) for name, (value, note) in facts.items()]
+
+
+def fakes(args, checkpoint, n):
+    """Yields n pictures as --evaluate judges them, uint8 (B, C, S, S), for `python metrics.py fid SET CKPT`."""
+    device, _, _ = metrics.pick_device(args.device)
+    E, G = build(args, checkpoint["channels"], device, checkpoint).values()
+    train = load_images(args, "train", checkpoint["channels"]) if args.prior == "gmm" else None
+    for z in draw_codes(args, E, train, n, device).split(200):
+        yield datasets.to_uint8(mean_image(datasets.generate(G, z), args.likelihood)).cpu()
 
 
 def evaluate(args, checkpoint):

@@ -21,8 +21,7 @@ Differences from the paper and its official code:
   3. D has no BatchNorm, and a rate of its own. --norm-d batch, the paper's, sees x, rec and fake as one batch, as the
      official code does: in a short run G then shrinks Dis_l of all three by how it draws fake.
   4. G maximises log D(rec) + log D(fake); the paper's form: --dec-loss saturating. rec and fake weigh half each, as in
-     the official code. Adam, not RMSprop; --beta1 0 --beta2 0.9 is near it. Sizes, gamma and beta fit a CPU.
-  5. --equilibrium, the official code's rule, is not in the paper: G or D pauses while it is far ahead.
+     the official code, whose --equilibrium the paper lacks. Adam, not RMSprop. Sizes, gamma and beta fit a CPU.
 
 Measured, the default run on two CPU cores: 9 minutes, FID-768 1.63 (floor 0.04),
 reconstruction FID-768 1.41 (floor 0.04), in-domain edit success 0.86, in-domain rest kept 0.92.
@@ -39,8 +38,8 @@ reconstruction FID-768 1.41 (floor 0.04), in-domain edit success 0.86, in-domain
             --ngf 32 --ndf 32 --fc 1024 --norm-d batch         (DeepFashion: a folder for each kind of clothes)
 """
 
-import argparse
 import math
+from argparse import BooleanOptionalAction as yes_no
 from pathlib import Path
 
 import torch
@@ -64,13 +63,12 @@ def build_parser():
         epochs=(9, "passes over the training set"),
         batch_size=(16, "images in a step of one process (paper: 64)"),
         lr=(1e-3, "learning rate of Adam, for E and G (paper: 3e-4, of RMSprop)"),
-        beta1=(0.5, "Adam's decay of the mean"),
+        beta1=(0.5, "Adam's decay of the mean (0, with --beta2 0.9: near the paper's RMSprop)"),
         beta2=(0.999, "Adam's decay of the square"),
         num_samples=(36, "samples in a picture"),
     )
-    yes_no, models = argparse.BooleanOptionalAction, ("vaegan", "vae", "vae-dis")
     p.add_argument("--image-width", type=int, default=0, help="width in pixels, a multiple of 8; 0 = square")
-    p.add_argument("--model", default="vaegan", choices=models, help="see above")
+    p.add_argument("--model", default="vaegan", choices=("vaegan", "vae", "vae-dis"), help="see above")
     p.add_argument("--dis-from", default="", metavar="CKPT", help="--model vae-dis: the run whose D it takes")
     p.add_argument("--lr-d", type=float, default=3e-4, help="learning rate of D (paper: as --lr)")
     p.add_argument("--decay-from", type=int, default=4, help="epoch from which the rates fall to 0; 0 = never (paper)")
@@ -81,8 +79,7 @@ def build_parser():
     p.add_argument("--leaky", type=float, default=0.2, help="slope of the activations below 0 (paper: 0)")
     p.add_argument("--norm-d", default="none", choices=("none", "batch"), help="normalisation in D (paper: batch)")
     p.add_argument("--unit-variance", action=yes_no, default=False, help="llike's variance is 1 (paper: yes)")
-    what = "weight of llike in G's loss (official code: 1e-6 of half the sum over 16384 features, so 0.0164)"
-    p.add_argument("--gamma", type=float, default=5.0, help=what)
+    p.add_argument("--gamma", type=float, default=5.0, help="weight of llike for G (official: 1e-6 x 16384 features)")
     p.add_argument("--beta", type=float, default=5.0, help="weight of the KL divergence in E's loss (paper: 1)")
     p.add_argument("--sigma", type=float, default=0.2, help="of --model vae's Gaussian, for pixels in [-1, 1]")
     p.add_argument("--dec-loss", default="nonsat", choices=("nonsat", "saturating"), help="(paper: saturating)")
@@ -147,16 +144,14 @@ class Decoder(nn.Module):
 
 class Discriminator(nn.Module):
     """Images (B, channels, H, W) -> Dis_l (B, 8 ndf, H/8, W/8), and logits (B,): above 0, D takes them for real.
-
     Dis_l is the output of the last strided convolution, before normalisation and activation (as the official code)."""
 
     def __init__(self, channels, ndf, size, slope=0.0, norm=False):
         super().__init__()
         layers = stack(nn.Conv2d, [channels, ndf], slope, norm=False, kernel_size=5, padding=2)
         layers += stack(nn.Conv2d, [ndf, 4 * ndf, 8 * ndf, 8 * ndf], slope, norm, **HALVE)  # paper: 32 128 256 256
-        end = len(layers) - 1 - norm
-        self.trunk, pixels = nn.Sequential(*layers[:end]), 8 * ndf * (size[0] // 8) * (size[1] // 8)
-        head = [*layers[end:], nn.Flatten(), *stack(nn.Linear, [pixels, 16 * ndf], slope, norm)]
+        self.trunk, pixels = nn.Sequential(*layers[: -1 - norm]), 8 * ndf * (size[0] // 8) * (size[1] // 8)
+        head = [*layers[-1 - norm :], nn.Flatten(), *stack(nn.Linear, [pixels, 16 * ndf], slope, norm)]
         self.head = nn.Sequential(*head, nn.Linear(16 * ndf, 1))  # no sigmoid: see the losses
 
     def forward(self, x):
@@ -228,8 +223,7 @@ def load_images(args, split, channels=0):
 
 
 def directions(E, train, device):
-    """Codes of the training set -> the mean of mu with each attribute, and the direction towards it, (K, nz) each: how
-    mu changes with it while the other attributes stay, by least squares; 0 where all images have it, or none."""
+    """-> mean mu with each attribute; the way to it alone, by least squares (0: all or none have it): (K, nz) each."""
     mu, _ = datasets.encode(E, datasets.batches_of(train, device))
     has = torch.from_numpy(train.attributes).to(mu)  # (N, K)
     means = has.T @ mu / has.sum(dim=0).clamp(min=1)[:, None]
@@ -304,6 +298,14 @@ def measure(nets, train, test, args, device, judges):
     return scores + metrics.edit_fidelity(made, judges[-1])
 
 
+def fakes(args, checkpoint, n):
+    """Yields n pictures as --evaluate judges them, uint8 (B, C, S, S), for `python metrics.py fid SET CKPT`."""
+    device, _, _ = metrics.pick_device(args.device)
+    G = build(args, checkpoint["channels"], device, checkpoint)["G"]
+    for z in datasets.draw_noise((n, args.nz), torch.Generator().manual_seed(args.seed), device).split(200):
+        yield datasets.to_uint8(datasets.generate(G, z)).cpu()
+
+
 def evaluate(args, checkpoint):
     """--evaluate: print the scores and write metrics.json."""
     device, _, _ = metrics.pick_device(args.device)
@@ -349,7 +351,6 @@ def train(args, checkpoint):
     if args.compile:
         torch._functorch.config.donated_buffer = False  # here a graph is walked more than once
         [net.compile() for net in nets.values()]
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.amp)
 
     # Run folder, written by rank 0 alone
     out, last_step = Path(args.out), metrics.last_step(args, len(loader), done)
@@ -363,7 +364,7 @@ def train(args, checkpoint):
         eps, z_p = datasets.draw_noise((len(x), 2 * args.nz), noise, device, rank, world).chunk(2, dim=1)
 
         # (1) forward, once for all three
-        with autocast:
+        with torch.autocast(device.type, torch.bfloat16, enabled=args.amp):
             mu, logvar = E(x)
             z = mu + torch.exp(0.5 * logvar) * eps
             images = G(torch.cat([z, z_p] if game else [z]))  # rec, then fake, (2B, C, H, W): one batch for BatchNorm
@@ -371,8 +372,7 @@ def train(args, checkpoint):
         target, rec, *_ = features.split(len(x))  # target: Dis_l of x, without gradient what rec is held against
         llike, prior = llike_loss(rec, target.detach(), args.unit_variance or D is None), kl_per_dim(mu, logvar).sum()
 
-        # (2) to each player its own loss: E does not serve GAN, D has nothing of llike, at its least where all features
-        # are alike. For E llike is a sum over the features, since prior is in nats
+        # (2) a loss for each: E does not serve GAN, D has nothing of llike, which is least where all features are alike
         goals, learns = {"E": args.beta * prior + rec[0].numel() * llike, "G": llike}, list(opts)
         losses = dict(loss_llike=llike, loss_prior=prior)
         if game:

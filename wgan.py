@@ -249,6 +249,16 @@ def measure(nets, train, test, args, device, judges):
     return metrics.judge(datasets.to_uint8(fake), test, train, judges)
 
 
+def fakes(args, checkpoint, n):
+    """Yields n pictures as --evaluate judges them, uint8 (B, C, S, S), for `python metrics.py fid SET CKPT`."""
+    device, _, _ = metrics.pick_device(args.device)
+    if not checkpoint["channels"]:
+        raise datasets.DataError(f"the checkpoint makes points, as {args.dataset} has them; points are no pictures")
+    G = build(args, checkpoint["channels"], device, checkpoint)["G"]
+    for z in datasets.draw_noise((n, args.nz), torch.Generator().manual_seed(args.seed), device).split(200):
+        yield datasets.to_uint8(datasets.generate(G, z)).cpu()
+
+
 def evaluate(args, checkpoint):
     """--evaluate: print the scores and write metrics.json."""
     device, _, _ = metrics.pick_device(args.device)

@@ -31,6 +31,7 @@ DIFFERENT = {
     "g_loss": "each paper's adversarial loss",
     "sample": "what the model can make",
     "measure": "what the model is judged by",
+    "fakes": "what the model draws",
     "evaluate": "what the model is judged by",
     "load_images": "vaegan's need not be square, and it wants their attributes",
     "train": "the model's algorithm",
