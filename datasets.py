@@ -1554,7 +1554,7 @@ class Reader(Dataset):
 
     root: str
     files: Sequence[tuple[str, ...]]
-    size: Size
+    size: Size | None  # None: each as large as it is
     channels: tuple[int, ...]
     resize: str
 
@@ -1630,7 +1630,7 @@ def opened(path: str) -> Iterator[Image.Image]:
         yield picture
 
 
-def read_picture(paths: Sequence[str], size: Size, channels: tuple[int, ...], resize: str) -> list[np.ndarray]:
+def read_picture(paths: Sequence[str], size: Size | None, channels: tuple[int, ...], resize: str) -> list[np.ndarray]:
     """Decode one file: [picture], or for two `channels` [left half, right half]; or two files: [A, B].
 
     uint8 (C, height, width) each. Raises ValueError for what is no pair, and whatever Pillow raises for a damaged file.
@@ -1641,7 +1641,8 @@ def read_picture(paths: Sequence[str], size: Size, channels: tuple[int, ...], re
         with opened(path) as picture:
             across, down = sorted(picture.size, reverse=True)  # before a JPEG is decoded small, and turned
             # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that still leaves twice the pixels we need.
-            picture.draft(None, (halves * 2 * max(size), 2 * max(size)))
+            if size:
+                picture.draft(None, (halves * 2 * max(size), 2 * max(size)))
             picture = ImageOps.exif_transpose(picture)
         if picture.width < picture.height:
             across, down = down, across
@@ -1655,11 +1656,13 @@ def read_picture(paths: Sequence[str], size: Size, channels: tuple[int, ...], re
     return [to_array(side, count, size, resize) for side, count in zip(sides, channels, strict=True)]
 
 
-def to_array(picture: Image.Image, channels: int, size: Size, resize: str = "crop") -> np.ndarray:
+def to_array(picture: Image.Image, channels: int, size: Size | None, resize: str = "crop") -> np.ndarray:
     """A picture of any mode, as 8-bit grey or RGB over white, resized (bicubic, antialiased): uint8 (C, height, width).
 
-    resize: of the largest middle part of that shape ("crop"), of all of it ("stretch"), or with white bars ("pad").
+    size: None leaves it as large as it is. resize: of the largest middle part of that shape ("crop"), of all of it
+    ("stretch"), or with white bars ("pad").
     """
+    size = size or picture.size[::-1]
     scales = picture.width / size[1], picture.height / size[0]
     if resize == "crop":
         width, height = (max(1, round(side * min(scales))) for side in size[::-1])

@@ -1,37 +1,49 @@
-"""Everything that is measured: FID, KID, Inception Score, LPIPS, reconstruction error, and the log of a training run.
+"""Everything that is measured: FID, KID, IS, precision and recall, LPIPS, and the log of a training run.
+
+    python metrics.py fid photos/ runs/dcgan-faces-s0/last.pt        folders, checkpoints (which draw), .npz statistics,
+    python metrics.py all fashion-mnist:test samples/ --image-size 28         data sets; `python metrics.py fid --help`
+    torchrun --nproc-per-node 4 metrics.py save-stats photos/ photos.npz                     shared by four processes
 
     net = load_inception(dims=768)                     # before training: fails here if its weights cannot be had
-    print(fid(real, fake, net))                        # uint8 images (N, C, H, W), or their features (N, dims)
+    print(fid(real, fake, net))                        # uint8 images (N, C, H, W), loaders, paths, or `extract`ed ones
     print(lpips_diversity(samples, load_lpips()))      # k float images in [-1, 1] for each of some inputs
     judges = load_judges(0, train, test, "", "data")   # 0: a classifier trained on the set itself, "in-domain FID"
     print(*judge(fake, test, train, judges), sep="\n")
     log = RunLog(folder, {"Losses": ["loss_D", "loss_G"]}); log.write(step, epoch, loss_D=1.2, loss_G=3.4); log.plot()
 
 A score depends on choices that a bare number hides: the feature layer, how many images, the weights, the resize. Every
-function here returns a `Score`, which prints them, and beside an FID the *real-real floor*: what real images score
-against other real images. A model at the floor cannot be told from the data; with n below dims most of an FID is floor.
+function here returns a `Score`, which prints them, and how far to trust it: an error bar, beside an FID the KID,
+and the *real-real floor*, what real images score against other real images. A model at the floor cannot be told from
+the data; with n below dims most of an FID is floor.
 
 The network is the Inception of 2015-12-05 that FID was defined with (arXiv 1706.08500), not torchvision's Inception.
-Two ways to bring an image to its 299 x 299 input are in use. Their scores differ; never compare one with the other:
+Three ways to bring an image to its 299 x 299 input are in use. Their scores differ; never compare one with another:
     "torch bilinear"   pixel centres aligned, range 2x/255 - 1        pytorch-fid; most papers after 2018
     "tf1 bilinear"     top-left corners aligned, (x - 128) / 128      the first code of FID and IS; torch-fidelity
+    "pil bicubic"      Pillow's, antialiased, (x - 128) / 128         clean-fid (arXiv 2104.11222)
 It knows photos. For sets with labels or attributes a small classifier trained on them gives the same scores, named
 "in-domain ...": sharper on 28-px digits, and comparable only where its `weights` are the same.
 """
 
 import argparse
+import functools
 import hashlib
+import importlib.util
 import io
+import itertools
 import json
 import os
 import re
+import tempfile
 import time
 import urllib.request
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,15 +73,25 @@ class Score:
     floor: float | None = None  # the same metric, real images against other real images
     floor_n: int | None = None
     note: str = ""
+    kid: float | None = None  # beside an FID
+    kid_std: float | None = None
+    infinite: float | None = None  # an FID, extrapolated to endlessly many images
+    precision: str = "fp32"  # of the network's arithmetic
+    pairs: list[float] | None = None  # of LPIPS: each distance
 
     def __str__(self) -> str:
         name = self.metric if self.dims is None else f"{self.metric}-{self.dims}"
-        spread = "" if self.std is None else f" ± {self.std:.2g}"
+        spread, kid_spread = ("" if std is None else f" ± {std:.2g}" for std in (self.std, self.kid_std))
         sets = [f"{side} {n}" for side, n in (("fake", self.n_fake), ("real", self.n_real)) if n is not None]
+        bound = "" if self.metric in ("precision", "recall", "density", "coverage") else " floor"
         facts = [
+            "" if self.kid is None else f"KID {self.kid:.3g}{kid_spread}",
+            "" if self.infinite is None else f"at infinite n {self.infinite:.4g}",
             " vs ".join(sets),
-            "" if self.floor is None else f"real-real floor {self.floor:.4g} at n={self.floor_n}",
-            f"{self.net} {self.weights}" + (f", {self.resize} 299" if self.resize else ""),
+            "" if self.floor is None else f"real-real{bound} {self.floor:.4g} at n={self.floor_n}",
+            f"{self.net} {self.weights}"
+            + (f", {self.resize} 299" if self.resize else "")
+            + (f", {self.precision}" if self.precision != "fp32" else ""),
             self.note,
         ]
         return f"{name} {self.value:.4g}{spread} ({'; '.join(fact for fact in facts if fact.strip())})"
@@ -94,6 +116,12 @@ INCEPTION = WeightsFile(
     "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
     "pt_inception-2015-12-05-6726825d.pth",
     ("*inception-2015-12-05*.pth",),
+)
+TORCHVISION_INCEPTION = WeightsFile(
+    "torchvision's Inception v3",
+    "https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth",
+    "inception_v3_google-0cc3c7bd.pth",
+    ("inception_v3_google*.pth",),
 )
 ALEXNET = WeightsFile(
     "the AlexNet of LPIPS",
@@ -213,6 +241,7 @@ class Conv(nn.Conv2d):
         return F.relu_(super().forward(x))
 
 
+RESIZES = ("torch bilinear", "tf1 bilinear", "pil bicubic")
 ROW, COLUMN = (1, 7), (7, 1)
 
 
@@ -330,15 +359,25 @@ def _tf1_rows(size: int, device: torch.device) -> torch.Tensor:
     return matrix.to(device)
 
 
+@functools.lru_cache(maxsize=8)
+def _pil_rows(size: int, device: torch.device) -> torch.Tensor:
+    """-> (299, size): one axis of Pillow's antialiased bicubic resize of floats as a matrix: what it makes of (size,
+    size) identity, resized along one axis only."""
+    from PIL import Image
+
+    columns = Image.fromarray(np.eye(size, dtype=np.float32)).resize((size, 299), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(columns)).to(device)
+
+
 class Inception(nn.Module):
     """uint8 images (B, 1 or 3, H, W) -> features (B, dims), averaged over space: 64 after the first max pool, 192 after
     the second, 768 after Mixed_6e, 2048 after Mixed_7c. Blocks behind the asked layer are not built."""
 
-    name, domain, batch_size = "Inception 2015-12-05", "", 16  # on a CPU 8 to 16 images at a time are fastest
+    name, domain, channels = "Inception 2015-12-05", "", 3
 
-    def __init__(self, dims: int = 2048, resize: str = "torch bilinear"):
+    def __init__(self, dims: int = 2048, resize: str = "torch bilinear", bf16: bool = False):
         super().__init__()
-        self.dims, self.resize, self.weights = dims, resize, ""
+        self.dims, self.resize, self.weights, self.precision = dims, resize, "", "bf16" if bf16 else "fp32"
         body = [
             Conv(3, {"Conv2d_1a_3x3": 32}, 3, stride=2),  # 299 -> 149
             Conv(32, {"Conv2d_2a_3x3": 32}, 3),  # 147
@@ -357,6 +396,14 @@ class Inception(nn.Module):
             self.fc = nn.Linear(2048, 1008)
         self.body = nn.Sequential(*body)
 
+    @property
+    def device(self) -> torch.device:
+        return self.body[0].weight.device
+
+    @property
+    def batch_size(self) -> int:
+        return 16 if self.device.type == "cpu" else 128  # on a CPU 8 to 16 images at a time are fastest
+
     def convs(self) -> list[Conv]:
         return [module for module in self.modules() if isinstance(module, Conv)]
 
@@ -370,17 +417,23 @@ class Inception(nn.Module):
             conv.load(state)
         if self.dims == 2048:
             self.fc.weight, self.fc.bias = (nn.Parameter(state[key].float()) for key in ("fc.weight", "fc.bias"))
+        if self.precision == "bf16":
+            self.body.bfloat16()
         return self.eval().requires_grad_(False)
 
     @true_fp32
     def forward(self, images):
-        x = images.to(self.body[0].weight.device).float().expand(-1, 3, -1, -1)  # grey: the channel three times
+        x = images.to(self.device).float().expand(-1, 3, -1, -1)  # grey: the channel three times
         if self.resize == "tf1 bilinear":
             x = _tf1_rows(x.shape[2], x.device) @ ((x - 128) / 128) @ _tf1_rows(x.shape[3], x.device).T
+        elif self.resize == "pil bicubic":  # which overshoots: clipped, as a picture would be
+            x = (_pil_rows(x.shape[2], x.device) @ x @ _pil_rows(x.shape[3], x.device).T).clamp(0, 255)
+            x = (x - 128) / 128
         else:  # the range first: the image is still small, and the weights of a bilinear resize sum to one
             x = (x * (2 / 255) - 1).contiguous(memory_format=torch.channels_last)
             x = F.interpolate(x, size=(299, 299), mode="bilinear", align_corners=False)
-        return self.body(x.contiguous(memory_format=torch.channels_last)).mean(dim=(2, 3))
+        x = x.to(self.body[0].weight.dtype).contiguous(memory_format=torch.channels_last)
+        return self.body(x).float().mean(dim=(2, 3))
 
     def log_probs(self, features: torch.Tensor) -> torch.Tensor:
         """2048-d features (B, 2048) -> log p(y|x) (B, 1008), float64, of the logits *without* the bias (see IS)."""
@@ -393,18 +446,21 @@ def load_inception(
     device: str | torch.device = "cpu",
     download: bool = True,
     resize: str = "torch bilinear",
+    bf16: bool = False,
 ) -> Inception:
     """-> the network with its weights; dims 64, 192, 768 or 2048, the last one also for `inception_score`.
 
     The file is looked for in `weights_dir`, then in torch's hub cache, else downloaded into that cache; one that ends
-    early serves the dims it reaches. MetricError, in one sentence, where none is to be had: call this before training.
+    early serves the dims it reaches. bf16: bfloat16 arithmetic, several times faster where the hardware has it, but its
+    scores are not those of fp32: for curves along a run, never in a table. MetricError, in one sentence, where none is
+    to be had: call this before training.
     """
     if dims not in (64, 192, 768, 2048):
         raise MetricError(f"Inception has features of 64, 192, 768 or 2048 dims, not {dims}.")
-    if resize not in ("torch bilinear", "tf1 bilinear"):
-        raise MetricError(f'resize is "torch bilinear" or "tf1 bilinear", not "{resize}".')
+    if resize not in RESIZES:
+        raise MetricError(f'resize is "{", ".join(RESIZES[:2])}" or "{RESIZES[2]}", not "{resize}".')
     with torch.device("meta"):  # shapes without memory: no time lost on random weights
-        net = Inception(dims, resize)
+        net = Inception(dims, resize, bf16)
     purpose = f"{dims}-d features" + (" and the Inception Score" if dims == 2048 else "")
     state, net.weights = _find_weights(INCEPTION, net.file_shapes(), purpose, weights_dir, download)
     return net.load(state).to(device)
@@ -423,7 +479,7 @@ class Classifier(nn.Module):
     stride 1. Linear in the features: the logits of the classes, or of each attribute (multi_label).
     """
 
-    domain, dims, resize, batch_size = "in-domain ", 128, "", 256
+    domain, dims, resize, precision, batch_size = "in-domain ", 128, "", "fp32", 256
 
     def __init__(self, channels: int, size: int, classes: list[str], multi_label: bool):
         super().__init__()
@@ -436,9 +492,17 @@ class Classifier(nn.Module):
             body += [conv, nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)]
         self.body = nn.Sequential(*body).to(memory_format=torch.channels_last)
         self.head = nn.Linear(128, len(classes))
+        self.channels, self.size = channels, size
+
+    @property
+    def device(self) -> torch.device:
+        return self.head.weight.device
 
     @true_fp32
     def forward(self, images):
+        if images.shape[1:2] + images.shape[3:] != (self.channels, self.size):
+            what = f"{self.channels} channels and {self.size} px, not {tuple(images.shape[1:])}"
+            raise MetricError(f"{self.name or 'this classifier'} takes images of {what}.")
         x = images.to(self.head.weight.device).float() / 127.5 - 1
         return self.body(x.contiguous(memory_format=torch.channels_last)).mean(dim=(2, 3))
 
@@ -533,37 +597,339 @@ def _train_classifier(name: str, images: np.ndarray, truth: np.ndarray, classes:
     return net.eval().requires_grad_(False)
 
 
-# ----- Scores on features
+class TorchvisionInception(nn.Module):
+    """uint8 images (B, 1 or 3, H, W) -> 2048-d features of torchvision's Inception v3, of ImageNet's 1000 classes.
 
-Net = Inception | Classifier
+    Another network than the FID's: its Inception Score is the one over 1000 classes that texts define. Images go to
+    299 x 299 by torch's bilinear resize; the softmax is of all of its logits, bias included.
+    """
+
+    name, domain, dims, resize, batch_size, channels = "torchvision Inception v3", "torchvision ", 2048, "torch", 16, 3
+
+    def __init__(self):
+        super().__init__()
+        from torchvision.models import inception_v3
+
+        self.weights, self.resize = "", "torch bilinear"
+        self.body = inception_v3(weights=None, aux_logits=False, init_weights=False, transform_input=False)
+        self.fc, self.body.fc = self.body.fc, nn.Identity()
+
+    @property
+    def device(self) -> torch.device:
+        return self.fc.weight.device
+
+    def load(self, state: dict) -> "TorchvisionInception":
+        own = {f"body.{key}": value for key, value in state.items() if not key.startswith(("AuxLogits.", "fc."))}
+        own |= {key: value for key, value in state.items() if key.startswith("fc.")}
+        self.load_state_dict(own, assign=True)
+        return self.eval().requires_grad_(False)
+
+    @true_fp32
+    def forward(self, images):
+        x = images.to(self.device).float().expand(-1, 3, -1, -1) * (2 / 255) - 1  # the range that it was trained with
+        return self.body(F.interpolate(x, size=(299, 299), mode="bilinear", align_corners=False))
+
+    def log_probs(self, features: torch.Tensor) -> torch.Tensor:
+        """features (B, 2048) -> log p(y|x) (B, 1000), float64."""
+        logits = features.cpu().double() @ self.fc.weight.cpu().double().T + self.fc.bias.cpu().double()
+        return logits.log_softmax(dim=1)
+
+
+def load_torchvision_inception(
+    weights_dir: str | Path | None = None, device: str | torch.device = "cpu", download: bool = True
+) -> TorchvisionInception:
+    """-> the network with its weights; the file as in `load_inception`. MetricError."""
+    with torch.device("meta"):
+        net = TorchvisionInception()
+    shapes = {key.removeprefix("body."): tuple(value.shape) for key, value in net.state_dict().items()}
+    state, net.weights = _find_weights(TORCHVISION_INCEPTION, shapes, "torchvision's Inception", weights_dir, download)
+    return net.load(state).to(device)
+
+
+class Extractor(nn.Module):
+    """Your own network as a judge.
+
+    function: uint8 images (B, 3, H, W) on the device -> features (B, dims), or (B, dims, ...), whose other axes are
+    averaged; a module or any callable. It is called once with a black image of 64 px, to see how wide it is. Its scores
+    are named "own ...": they compare with nothing but scores of the same network. MetricError where it cannot be used.
+    """
+
+    domain, resize, precision, batch_size, channels = "own ", "", "fp32", 16, 3
+
+    def __init__(self, function, name: str = "", device: str | torch.device = "cpu"):
+        super().__init__()
+        module = isinstance(function, nn.Module)
+        self.function = function.eval().requires_grad_(False).to(device) if module else function
+        self.name, self.device = name or getattr(function, "__name__", type(function).__name__), torch.device(device)
+        state = self.state_dict() if module else {}
+        digest = hashlib.sha256()
+        for tensor in state.values():
+            digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        self.weights = digest.hexdigest()[:8] if state else ""
+        self.eval()
+        self.dims = 0
+        with torch.inference_mode():
+            self.dims = self(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).shape[1]
+
+    @true_fp32
+    def forward(self, images):
+        images = images.to(self.device).expand(-1, 3, -1, -1)
+        try:
+            features = self.function(images)
+            features = features.float().flatten(2).mean(dim=2) if features.ndim > 2 else features.float()
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise MetricError(f"{self.name} failed on images {tuple(images.shape)} ({reason}).") from error
+        if features.ndim != 2 or len(features) != len(images) or self.dims not in (0, features.shape[1]):
+            raise MetricError(f"{self.name} must give features (B, dims), not {tuple(features.shape)}.")
+        return features
+
+
+# ----- Features: what a network sees in a set of pictures
+
+Net = Inception | TorchvisionInception | Classifier | Extractor
+CHUNK = 1024  # rows that are worked on at a time: memory grows with neither the number of images nor its square
+ROWS_IN_MEMORY = 32 << 20  # bytes of features; more go to a temporary file (TMPDIR), which vanishes by itself
+
+
+@dataclass
+class Features:
+    """What a network saw in a set: `extract` makes it, and every score takes it in place of the images."""
+
+    rows: (
+        np.ndarray | None
+    )  # (n, dims) float32, mapped from a file where they are many; None: only the moments are left
+    protocol: dict[str, str]  # the network, its weights, dims, resize and precision: only equals may be compared
+    moments: tuple[np.ndarray, np.ndarray] | None = None  # mu (dims,), sigma (dims, dims), float64
+    n: int | None = None  # None: not known, as of pytorch-fid's statistics
+    name: str = ""
+    note: str = ""
+
+
+class Moments:
+    """Mean and covariance of rows (n, d) that come in parts, in float64: the update of Chan, Golub and LeVeque (1983),
+    in which nothing large is ever subtracted from something large."""
+
+    def __init__(self, d: int):
+        self.n, self.mean, self.scatter = 0, np.zeros(d), np.zeros((d, d))
+        self.waiting: list[np.ndarray] = []
+
+    def add(self, rows: np.ndarray) -> None:
+        """The parts may be of any length: they are added CHUNK rows at a time, so that the sum is always the same."""
+        self.waiting.append(np.asarray(rows))
+        if sum(map(len, self.waiting)) >= CHUNK:
+            rows = np.concatenate(self.waiting)
+            for start in range(0, len(rows) - CHUNK + 1, CHUNK):
+                self._update(rows[start : start + CHUNK])
+            self.waiting = [rows[len(rows) // CHUNK * CHUNK :]]
+
+    def _update(self, rows: np.ndarray) -> None:
+        rows = rows.astype(np.float64)
+        k, mean = len(rows), rows.mean(axis=0)
+        rows -= mean
+        shift = mean - self.mean
+        self.scatter += rows.T @ rows
+        self.scatter += np.outer(shift, shift) * (self.n * k / (self.n + k))
+        self.mean += shift * (k / (self.n + k))
+        self.n += k
+
+    def result(self) -> tuple[np.ndarray, np.ndarray]:
+        """-> mu (d,), sigma (d, d) with n - 1 in the denominator. MetricError for fewer than two rows."""
+        if rest := [rows for rows in self.waiting if len(rows)]:
+            self._update(np.concatenate(rest))
+        self.waiting = []
+        if self.n < 2:
+            raise MetricError(f"a covariance needs two images or more, not {self.n}.")
+        return self.mean, self.scatter / (self.n - 1)
+
+
+class _Store:
+    """Rows of features as they come: in memory, then in a temporary file; or, with keep False, only their moments."""
+
+    def __init__(self, dims: int, keep: bool):
+        self.dims, self.n, self.parts, self.file = dims, 0, [], None
+        self.moments = None if keep else Moments(dims)
+
+    def add(self, rows: np.ndarray) -> None:
+        if not np.isfinite(rows).all():
+            bad = self.n + int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
+            raise MetricError(f"image {bad} has features that are NaN or infinite: check it, and the weights.")
+        self.n += len(rows)
+        if self.moments:
+            return self.moments.add(rows)
+        if self.file is None:
+            self.parts.append(rows)
+            if self.n * self.dims * 4 <= ROWS_IN_MEMORY:
+                return None
+            self.file, rows, self.parts = tempfile.TemporaryFile(), np.concatenate(self.parts), []
+        try:
+            self.file.write(rows.tobytes())
+        except OSError as error:
+            where = f"{tempfile.gettempdir()} has no room for the features ({error.strerror})"
+            raise MetricError(f"{where}: let TMPDIR name a folder with {self.dims * 4} bytes an image.") from error
+
+    def rows(self) -> np.ndarray:
+        if self.file is None:
+            return np.concatenate(self.parts)
+        self.file.flush()
+        return np.memmap(self.file, dtype=np.float32, mode="r", shape=(self.n, self.dims))
+
+
+def protocol_of(net: Net) -> dict[str, str]:
+    """What has to be the same on both sides of a score."""
+    facts = {"net": net.name, "weights": net.weights, "dims": net.dims, "resize": net.resize}
+    return {key: str(value) for key, value in facts.items()} | {"precision": getattr(net, "precision", "fp32")}
+
+
+def _check_protocol(features: Features, net: Net) -> Features:
+    asked, wrong = protocol_of(net), []
+    for key, value in features.protocol.items():
+        if value != asked[key]:
+            wrong.append(f"{key} {value or 'none'}, not {asked[key] or 'none'}")
+    if wrong:
+        name = features.name or "these features"
+        raise MetricError(f"{name}: made with {'; '.join(wrong)}: make both sides with one protocol.")
+    return features
+
+
+def extract(
+    source,
+    net: Net,
+    batch_size: int | None = None,
+    progress: bool = False,
+    cache: str | Path | None = None,
+    share: bool = False,
+    keep: bool = True,
+) -> Features:
+    """What `net` sees in a set of images -> Features, in the order of the images. MetricError.
+
+    source: uint8 images (N, 1 or 3, H, W), array or tensor; an iterable of such batches, as a DataLoader is (of tuples
+    the first is taken, of dicts "image"); a path or `Pictures` (see `open_pictures`); Features; or features made
+    before, (N, dims) or (mu, sigma), of which nobody can check how they were made.
+    batch_size: at a time; None for the net's own. cache: a folder that keeps the features of these contents, made by
+    this protocol, for the next call (no iterables). share: under torchrun every process looks at its part of the
+    images, and all get the features of all; all must call. keep: False keeps only mean and covariance, so that a
+    million images need no more memory, and no more disk, than a thousand.
+    """
+    if isinstance(source, str | os.PathLike):
+        source = open_pictures(source, channels=net.channels)
+    if isinstance(source, Features):
+        return _check_protocol(source, net)
+    if isinstance(source, tuple):
+        return Features(None, {}, tuple(np.asarray(part, dtype=np.float64) for part in source))
+    if not isinstance(source, Pictures):
+        if getattr(source, "ndim", 0) == 2:
+            if source.shape[1] != net.dims:
+                have = f"these features have {source.shape[1]} dims, the network {net.dims}"
+                raise MetricError(f"{have}: make both with one.")
+            return Features(np.asarray(source), {}, n=len(source))
+        source = Pictures("", source, len(source) if hasattr(source, "shape") else None)
+    rank, world = (dist.get_rank(), dist.get_world_size()) if share and dist.is_initialized() else (0, 1)
+    path = _cache_path(source, net, cache) if cache and keep else None
+    rows = _kept_features(path, net.dims) if path else None
+    if world > 1:  # all take the kept features, or none does: else some would wait for the others
+        here = torch.tensor(rows is not None, dtype=torch.int32, device=net.device)
+        dist.all_reduce(here, dist.ReduceOp.MIN)
+        rows = rows if here.item() else None
+    facts = {"protocol": protocol_of(net), "name": source.name}
+    if rows is not None:
+        return Features(rows, n=len(rows), note=source.note(), **facts)
+    store, size = _Store(net.dims, keep), batch_size or net.batch_size
+    with torch.inference_mode(), tqdm(total=source.count, unit="image", disable=not progress or rank > 0) as bar:
+        bar.set_description(source.name or net.name)
+        for piece in source.pieces(size, rank, world, workers=0 if net.device.type == "cpu" else 8):
+            features = torch.zeros(0, net.dims, device=net.device) if piece is None else _look(net, piece)
+            features = _gather_rows(features, size, world).cpu().numpy()
+            store.add(features)
+            bar.update(len(features))
+    if store.n == 0:
+        raise MetricError(f"{source.name or 'the set'} holds no image that can be read{source.bad_files()}.")
+    if not keep:
+        return Features(None, moments=store.moments.result(), n=store.n, note=source.note(), **facts)
+    if path and rank == 0 and not source.bad:
+        _keep_features(path, store.rows())
+    return Features(store.rows(), n=store.n, note=source.note(), **facts)
 
 
 def inception_features(images, net: Net, batch_size: int | None = None, progress: bool = False) -> np.ndarray:
-    """uint8 images (N, 1 or 3, H, W), tensor or array -> float32 features (N, dims).
-
-    batch_size: None for the net's own. MetricError for other shapes or types, and for no image at all.
-    """
-    batch_size = batch_size or net.batch_size
-    shape, dtype = tuple(getattr(images, "shape", ())), str(getattr(images, "dtype", type(images)))
-    if not dtype.endswith("uint8") or len(shape) != 4 or shape[1] not in (1, 3) or 0 in shape:
-        raise MetricError(f"images must be uint8 (N, 1 or 3, H, W), at least one of them, not {dtype} {shape}.")
-    features = []
-    with torch.inference_mode(), tqdm(total=len(images), desc=net.name, unit="image", disable=not progress) as bar:
-        for start in range(0, len(images), batch_size):
-            batch = images[start : start + batch_size]
-            batch = batch if isinstance(batch, torch.Tensor) else torch.from_numpy(np.array(batch))
-            features.append(net(batch).cpu())
-            bar.update(len(batch))
-    return torch.cat(features).numpy()
+    """The rows of `extract`: uint8 images (N, 1 or 3, H, W) -> float32 features (N, dims)."""
+    return extract(images, net, batch_size, progress).rows
 
 
-def _features(images, net: Net) -> np.ndarray:
-    """uint8 images, or their features made before -> features."""
-    if getattr(images, "ndim", 0) != 2:
-        return inception_features(images, net)
-    if images.shape[1] != net.dims:
-        raise MetricError(f"these features have {images.shape[1]} dims, the network {net.dims}: make both with one.")
-    return np.asarray(images)
+def _look(net: Net, piece) -> torch.Tensor:
+    """uint8 images (B, C, H, W), or a list of (C, H, W) of any sizes -> features (B, dims), in their order."""
+    if isinstance(piece, torch.Tensor):
+        return net(piece)
+    by_shape: dict[tuple, list[int]] = {}
+    for i, picture in enumerate(piece):
+        by_shape.setdefault(picture.shape, []).append(i)
+    features = torch.empty(len(piece), net.dims, device=net.device)
+    for numbers in by_shape.values():
+        features[numbers] = net(torch.from_numpy(np.stack([piece[i] for i in numbers])))
+    return features
+
+
+def _gather_rows(rows: torch.Tensor, size: int, world: int) -> torch.Tensor:
+    """The rows (at most `size`) of each process, in the order of their ranks, on every process."""
+    if world == 1:
+        return rows
+    counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(world)]
+    dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
+    parts = [torch.empty(size, rows.shape[1], device=rows.device) for _ in range(world)]
+    dist.all_gather(parts, F.pad(rows, (0, 0, 0, size - len(rows))))
+    return torch.cat([part[: count.item()] for part, count in zip(parts, counts, strict=True)])
+
+
+FEATURES_FORMAT = 1  # part of the name of kept features: raise it when the way to make them changes
+
+
+def _cache_path(source: "Pictures", net: Net, folder: str | Path) -> Path | None:
+    """A name that changes with every byte of the images and every part of the protocol."""
+    content = source.digest()
+    if content is None:
+        return None
+    key = hashlib.sha256(repr((FEATURES_FORMAT, content, sorted(protocol_of(net).items()))).encode()).hexdigest()
+    name = re.sub(r"[^\w.-]", "_", Path(source.name).name)[:60]
+    return Path(folder, f"features-{name}{'-' * bool(name)}{key[:16]}.npy")
+
+
+def _checksum(rows: np.ndarray) -> bytes:
+    crc = 0
+    for start in range(0, len(rows), CHUNK):
+        crc = zlib.crc32(np.ascontiguousarray(rows[start : start + CHUNK]), crc)
+    return crc.to_bytes(4, "big")
+
+
+def _kept_features(path: Path, dims: int) -> np.ndarray | None:
+    try:
+        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+        with open(path, "rb") as file:
+            file.seek(-4, os.SEEK_END)
+            whole = rows.ndim == 2 and rows.dtype == np.float32 and file.read() == _checksum(rows)
+    except Exception:  # absent, or damaged in one of a dozen ways
+        return None
+    if not whole or rows.shape[1] != dims or not len(rows):
+        return None
+    return np.array(rows) if rows.nbytes <= ROWS_IN_MEMORY else rows
+
+
+def _keep_features(path: Path, rows: np.ndarray) -> None:
+    """A .npy file with a checksum behind it; where there is no room for it, the features are made again each time."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    with suppress(OSError):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(part, "wb") as file:
+                np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(rows))
+                for start in range(0, len(rows), CHUNK):
+                    file.write(np.ascontiguousarray(rows[start : start + CHUNK]))
+                file.write(_checksum(rows))
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+# ----- Scores on features
 
 
 def _check_finite(*arrays: np.ndarray) -> None:
@@ -572,24 +938,28 @@ def _check_finite(*arrays: np.ndarray) -> None:
 
 
 def _mean_and_factor(x) -> tuple[np.ndarray, np.ndarray]:
-    """Features (n, d) or (mu, sigma) -> mu (d,) and a factor F (r, d) of the covariance Fᵀ F, both float64."""
+    """Features, (n, d) or (mu, sigma) -> mu (d,) and a factor F (r, d) of the covariance Fᵀ F, both float64."""
+    if isinstance(x, Features):
+        x = x.moments if x.rows is None else x.rows
     if isinstance(x, tuple):
         mu, sigma = (np.asarray(part, dtype=np.float64) for part in x)
         if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
             raise MetricError(f"(mu, sigma) must have the shapes (d,) and (d, d), not {mu.shape} and {sigma.shape}.")
         _check_finite(mu, sigma)
     else:
-        x = np.asarray(x, dtype=np.float64)
-        if x.ndim != 2 or len(x) < 2:
-            raise MetricError(f"a covariance needs two images or more: features (n >= 2, d), not {x.shape}.")
-        _check_finite(x)
-        mu, n = x.mean(axis=0), len(x)
-        x = x - mu
-        if n <= x.shape[1]:
+        if np.ndim(x) != 2 or len(x) < 2:
+            raise MetricError(f"a covariance needs two images or more: features (n >= 2, d), not {np.shape(x)}.")
+        n, d = x.shape
+        if n <= d:
+            x = np.asarray(x, dtype=np.float64)
+            _check_finite(x)
+            mu = x.mean(axis=0)
+            x = x - mu
             # n centred rows have rank n - 1. The Householder reflection that sends (1, ..., 1)/√n to the first axis
             # makes the first row zero and leaves the other rows as follows: a factor without a null row.
             return mu, (x[1:] + x[0] / (np.sqrt(n) - 1)) / np.sqrt(n - 1)
-        sigma = x.T @ x / (n - 1)
+        mu, sigma = _moments(x)
+        _check_finite(mu, sigma)
     from scipy.linalg.lapack import dpstrf
 
     # Cholesky with pivoting finds the rank and stops there: a singular covariance needs nothing added to its diagonal.
@@ -599,12 +969,52 @@ def _mean_and_factor(x) -> tuple[np.ndarray, np.ndarray]:
     return mu, factor
 
 
+def _moments(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    moments = Moments(rows.shape[1])
+    for start in range(0, len(rows), CHUNK):
+        moments.add(rows[start : start + CHUNK])
+    return moments.result()
+
+
+# The seven balanced halves of eight blocks, one in each row (a Hadamard matrix without its constant row): every pair of
+# blocks is together in as many halves as any other, so that the spread over halves and complements misses no pair.
+HALVES = np.array([[(i & mask).bit_count() % 2 == 1 for i in range(8)] for mask in range(1, 8)])
+
+
+def _halves(n: int) -> list[np.ndarray]:
+    """14 halves of n images, as sorted indices: random, but always the same."""
+    blocks = np.array_split(np.random.default_rng(0).permutation(n), 8)
+    halves = [half for row in HALVES for half in (row, ~row)]
+    return [np.sort(np.concatenate([blocks[i] for i in np.flatnonzero(half)])) for half in halves]
+
+
+def _part(features: Features, rows: np.ndarray) -> Features:
+    """Those rows, in memory only where they are few; or only their moments; or all, where only those are left."""
+    if features.rows is None:
+        return features
+    if len(rows) <= features.rows.shape[1]:
+        return replace(features, rows=features.rows[rows], n=len(rows))
+    moments = Moments(features.rows.shape[1])
+    for start in range(0, len(rows), CHUNK):
+        moments.add(features.rows[rows[start : start + CHUNK]])
+    return replace(features, rows=None, moments=moments.result(), n=len(rows))
+
+
+def _over_halves(function, *sets: Features) -> list:
+    """function(half of each set) for the 14 halves; a set that is only statistics stays whole; [] below 16 images."""
+    sizes = [len(features.rows) for features in sets if features.rows is not None]
+    if not sizes or min(sizes) < 16:
+        return []
+    halves = [[None] * 14 if x.rows is None else _halves(len(x.rows)) for x in sets]
+    return [function(*(_part(x, half) for x, half in zip(sets, row, strict=True))) for row in zip(*halves, strict=True)]
+
+
 def frechet_distance(a, b) -> float:
     """Squared Fréchet distance of two Gaussians, |m1 - m2|² + tr S1 + tr S2 - 2 tr (S1 S2)^½ (arXiv 1706.08500, eq. 6).
 
-    a, b: features (n, d), or a tuple of mu (d,) and sigma (d, d). With factors S1 = Fᵀ F and S2 = Gᵀ G the last trace
-    is the sum of the singular values of F Gᵀ: no square root of a matrix, and exact with fewer images than dims too.
-    Never negative; 0 where what is left is below the rounding of the traces, so for identical sets.
+    a, b: Features, their rows (n, d), or a tuple of mu (d,) and sigma (d, d). With factors S1 = Fᵀ F and S2 = Gᵀ G the
+    last trace is the sum of the singular values of F Gᵀ: no square root of a matrix, and exact with fewer images than
+    dims too. Never negative; 0 where what is left is below the rounding of the traces, so for identical sets.
     MetricError for a single image, unequal dims, NaN.
     """
     (mu_a, factor_a), (mu_b, factor_b) = _mean_and_factor(a), _mean_and_factor(b)
@@ -623,58 +1033,107 @@ def frechet_distance(a, b) -> float:
 
 
 def _stamp(net: Net, metric: str, value: float, **facts) -> Score:
-    metric = getattr(net, "domain", "") + metric
-    return Score(metric, value, dims=net.dims, net=net.name, weights=net.weights, resize=net.resize, **facts)
+    precision = getattr(net, "precision", "fp32")
+    facts |= {"dims": net.dims, "net": net.name, "weights": net.weights, "resize": net.resize, "precision": precision}
+    return Score(getattr(net, "domain", "") + metric, value, **facts)
 
 
 def _small_note(images, net: Net) -> list[str]:
-    small = images.ndim == 4 and min(images.shape[2:]) < 32 and not isinstance(net, Classifier)
+    small = getattr(images, "ndim", 0) == 4 and min(images.shape[2:]) < 32 and isinstance(net, Inception)
     return ["images below 32 px: Inception sees little in them"] * small
 
 
-def fid(real, fake, net: Net, real2=None) -> Score:
-    """Fréchet Inception Distance between uint8 images (N, C, H, W), or their features (N, dims). 0 is best.
+def _notes(*parts: str) -> str:
+    return "; ".join(dict.fromkeys(part for part in parts if part))
+
+
+INFINITE_FROM = 5000  # images: with fewer, the bias of an FID is not yet a straight line in 1/n
+HALF_NOTE = "± by halves of the images"
+
+
+def fid(real, fake, net: Net, real2=None, confidence: bool = True) -> Score:
+    """Fréchet Inception Distance of two sets, each as `extract` takes them. 0 is best.
 
     The floor beside it: FID(real, real2[:n_fake]) with `real2`, a second set of real images disjoint from the first;
     without it `real` is split at random, always the same way, into n_fake images (at most half) and the others.
+    confidence: what it costs no further look at the images to say. ±, the standard error: the deviation over 14 halves
+    of both sets (balanced half-samples; McCarthy 1969). KID, unbiased however few images there are. From 5,000 images
+    on each side also the FID at infinitely many: the bias falls as 1/n (arXiv 1911.07023), so that it is twice the FID
+    minus the mean over the halves.
     """
-    features_real, features_fake = _features(real, net), _features(fake, net)
-    n_real, n_fake = len(features_real), len(features_fake)
-    notes, floor, floor_n = [], None, None
+    x, y = extract(real, net), extract(fake, net)
+    facts, notes = {"n_real": x.n, "n_fake": y.n}, [x.note, y.note]
+    value = frechet_distance(x, y)
     if real2 is not None:
-        floor_n = min(n_fake, len(real2))
-        floor = frechet_distance(features_real, _features(real2[:floor_n], net))
-    elif n_real >= 4:
-        floor_n = min(n_fake, n_real // 2)
-        order = np.random.default_rng(0).permutation(n_real)
-        floor = frechet_distance(features_real[order[floor_n:]], features_real[order[:floor_n]])
-        notes.append(f"floor: {floor_n} of the real images vs the other {n_real - floor_n}")
-    if min(n_real, n_fake) <= net.dims:
-        notes.append("n <= dims: covariance is rank-deficient, compare only at equal n")
-    notes += _small_note(fake, net)
-    value = frechet_distance(features_real, features_fake)
-    return _stamp(net, "FID", value, n_real=n_real, n_fake=n_fake, floor=floor, floor_n=floor_n, note="; ".join(notes))
+        z = extract(real2, net)
+        if z.rows is not None and y.n:
+            z = replace(z, rows=z.rows[: y.n], n=min(y.n, len(z.rows)))
+        facts |= {"floor": frechet_distance(x, z), "floor_n": z.n}
+    elif x.rows is not None and x.n >= 4:
+        n = min(y.n or x.n, x.n // 2)
+        order = np.random.default_rng(0).permutation(x.n)
+        others, some = (_part(x, np.sort(part)) for part in (order[n:], order[:n]))
+        facts |= {"floor": frechet_distance(others, some), "floor_n": n}
+        notes.append(f"floor: {n} of the real images vs the other {x.n - n}")
+    if confidence and (halves := _over_halves(frechet_distance, x, y)):
+        facts["std"] = float(np.std(halves, ddof=1))
+        notes.append(HALF_NOTE)
+        if x.rows is not None and y.rows is not None and min(x.n, y.n) >= INFINITE_FROM:
+            facts["infinite"] = 2 * value - float(np.mean(halves))
+    if confidence and x.rows is not None and y.rows is not None:
+        beside = kid(x, y, net)
+        facts |= {"kid": beside.value, "kid_std": beside.std}
+    if x.rows is None:
+        notes.append("no floor and no KID: of the real images only statistics are known")
+    few = min(n for n in (x.n, y.n, net.dims + 1) if n is not None)
+    if few <= net.dims:
+        notes.append(
+            f"{few} images are too few for {net.dims} dims: much of this FID is the price of the small sample, as its "
+            "floor shows; trust the KID, and compare only with FIDs of equally many"
+        )
+    return _stamp(net, "FID", value, **facts, note=_notes(*notes, *_small_note(fake, net)))
+
+
+KID_BLOCK = 10_000  # more images are taken in blocks of at most so many: time grows with n, not with n²
 
 
 def kid(real, fake, net: Net) -> Score:
     """Kernel Inception Distance (arXiv 1801.01401): squared maximum mean discrepancy for the kernel (x·y/d + 1)³.
 
     real, fake: as for `fid`. The U-statistic over all images is unbiased at every n: its expectation for two sets of
-    one distribution is 0, so it may be slightly negative. ± is the standard error from ten disjoint blocks.
+    one distribution is 0, so it may be slightly negative. ± is the standard error from ten disjoint blocks. Of more
+    than 10,000 images it is the mean over disjoint blocks, which is as unbiased, and uses all images.
     """
-    x, y = (np.asarray(_features(images, net), dtype=np.float64) for images in (real, fake))
-    _check_finite(x, y)
+    x, y = _rows_of("KID", net, real, fake)
     if min(len(x), len(y)) < 2:
         raise MetricError(f"KID needs two images or more on each side, not {len(x)} and {len(y)}.")
     blocks = [_mmd(x[i::10], y[i::10]) for i in range(10)] if min(len(x), len(y)) >= 100 else []
     std = float(np.std(blocks, ddof=1) / np.sqrt(10)) if blocks else None
     note = "± standard error from 10 blocks" if blocks else "no error bar below 100 images"
-    return _stamp(net, "KID", _mmd(x, y), std=std, n_real=len(x), n_fake=len(y), note=note)
+    parts = -(-max(len(x), len(y)) // KID_BLOCK)
+    if parts > min(len(x), len(y)) // 2:  # far fewer on one side: its images are needed in every block
+        parts = 1
+    note += f"; mean over {parts} blocks" if parts > 1 else ""
+    value = float(np.mean([_mmd(x[i::parts], y[i::parts]) for i in range(parts)]))
+    return _stamp(net, "KID", value, std=std, n_real=len(x), n_fake=len(y), note=note)
+
+
+def _rows_of(metric: str, net: Net, *sets) -> list[np.ndarray]:
+    """The features (n, d) of some sets. MetricError for what is only statistics, and for NaN."""
+    found = [extract(images, net) for images in sets]
+    for features in found:
+        if features.rows is None:
+            name = f"{features.name} holds" if features.name else "(mu, sigma) are"
+            raise MetricError(f"{metric} needs features: {name} only a mean and a covariance; give the images.")
+        _check_finite(features.rows)
+    return [features.rows for features in found]
 
 
 def _mmd(x: np.ndarray, y: np.ndarray) -> float:
-    def kernel_sum(a, b):  # 1024 rows at a time: memory for n, not for n² values
-        return sum(((a[i : i + 1024] @ b.T / a.shape[1] + 1) ** 3).sum() for i in range(0, len(a), 1024))
+    x, y = (np.asarray(rows, dtype=np.float64) for rows in (x, y))
+
+    def kernel_sum(a, b):
+        return sum(((a[i : i + CHUNK] @ b.T / a.shape[1] + 1) ** 3).sum() for i in range(0, len(a), CHUNK))
 
     def mean_without_diagonal(a):  # an image with itself does not count: this makes the estimate unbiased
         diagonal = (np.square(a).sum(axis=1) / a.shape[1] + 1) ** 3
@@ -683,37 +1142,119 @@ def _mmd(x: np.ndarray, y: np.ndarray) -> float:
     return float(mean_without_diagonal(x) + mean_without_diagonal(y) - 2 * kernel_sum(x, y) / (len(x) * len(y)))
 
 
+PRDC_IMAGES = 10_000  # of more, so many evenly spaced ones are taken: the time grows with n²
+
+
+def prdc(real: np.ndarray, fake: np.ndarray, k: int = 3, k_density: int = 5) -> dict[str, float]:
+    """Features (n, d), (m, d) -> precision and recall (arXiv 1904.06991, eq. 1-3), density and coverage (arXiv
+    2002.09797, eq. 3-4).
+
+    An image's ball reaches to the k-th nearest of its own set (itself not counted). precision: share of fake images in
+    the ball of some real one; recall: of real ones in the ball of some fake one; density: in how many real balls a
+    fake image lies, over k (above 1 where fakes crowd where real images are dense); coverage: share of real balls with
+    a fake image in them. MetricError unless each side has more images than k.
+    """
+    need = max(k, k_density)
+    if min(len(real), len(fake)) <= need or min(k, k_density) < 1:
+        raise MetricError(f"precision needs more than k = {need} images a side, not {len(real)} and {len(fake)}.")
+    centre = np.mean(real, axis=0, dtype=np.float64)
+    real, fake = (np.asarray(rows, dtype=np.float64) - centre for rows in (real, fake))
+
+    def squared(a, b):  # |a - b|², some rows at a time: (start, (rows, len(b)))
+        norms = np.square(b).sum(axis=1)
+        for i in range(0, len(a), CHUNK):
+            part = a[i : i + CHUNK]
+            yield i, np.maximum(np.square(part).sum(axis=1)[:, None] + norms - 2 * part @ b.T, 0)
+
+    def radii(a, *ks):  # squared, (len(a),) for each k
+        found = []
+        for i, distance in squared(a, a):
+            rows = np.arange(len(distance))
+            distance[rows, i + rows] = -1  # itself, the first of all
+            found.append(np.partition(distance, ks, axis=1)[:, ks].T)
+        return np.concatenate(found, axis=1)
+
+    (real_k, real_density), (fake_k,) = radii(real, k, k_density), radii(fake, k)
+    inside, recalled, balls, covered = np.zeros(len(fake), bool), 0, 0, 0
+    for i, distance in squared(real, fake):
+        rows = slice(i, i + len(distance))
+        inside |= (distance <= real_k[rows, None]).any(axis=0)
+        recalled += (distance <= fake_k).any(axis=1).sum()
+        close = distance <= real_density[rows, None]
+        balls, covered = balls + close.sum(), covered + close.any(axis=1).sum()
+    density = balls / (k_density * len(fake))
+    found = {"precision": inside.mean(), "recall": recalled / len(real), "density": density}
+    return {name: float(value) for name, value in (found | {"coverage": covered / len(real)}).items()}
+
+
+def precision_recall(real, fake, net: Net, k: int = 3, k_density: int = 5) -> list[Score]:
+    """-> Scores of `prdc`: precision, recall, density, coverage. Is what is drawn real, and is all that is real drawn?
+
+    real, fake: as for `fid`. The floor is here rather a ceiling: one half of the real images against the other.
+    """
+    x, y = (
+        rows if len(rows) <= PRDC_IMAGES else rows[_spaced(PRDC_IMAGES, len(rows))]
+        for rows in _rows_of("precision", net, real, fake)
+    )
+    values, facts = prdc(x, y, k, k_density), {"n_real": len(x), "n_fake": len(y)}
+    enough = min(len(x), len(y)) >= 8 * max(k, k_density)
+    halves = list(zip(_halves(len(x)), _halves(len(y)), strict=True))[:6] if enough else []
+    spread = [prdc(x[a], y[b], k, k_density) for a, b in halves]
+    bound = prdc(x[halves[0][0]], x[halves[1][0]], k, k_density) if enough else {}  # a half against the other half
+    scores = []
+    for metric, value in values.items():
+        note = f"k = {k if metric in ('precision', 'recall') else k_density}" + (f"; {HALF_NOTE}" if enough else "")
+        more = {"floor": bound[metric], "floor_n": len(halves[0][0])} if enough else {}
+        more |= {"std": float(np.std([part[metric] for part in spread], ddof=1))} if enough else {}
+        scores.append(_stamp(net, metric, value, **facts, **more, note=note))
+    return scores
+
+
 def _knows_classes(net: Net) -> bool:
-    return not net.multi_label if isinstance(net, Classifier) else net.dims == 2048
+    return not net.multi_label if isinstance(net, Classifier) else hasattr(net, "log_probs") and net.dims == 2048
+
+
+def _check_knows_classes(net: Net) -> None:
+    if not _knows_classes(net):
+        what = "knows attributes, not classes" if isinstance(net, Classifier) else f"ends at {net.dims}"
+        raise MetricError(f"Inception Score needs the logits of classes, of Inception with 2048 dims; this net {what}.")
 
 
 def inception_score(images, net: Net, splits: int = 10) -> Score:
     """Inception Score exp E KL(p(y|x) || p(y)) (arXiv 1606.03498, section 4). Higher is better, 1 to 1008, or to the
     number of classes of a `Classifier`.
 
-    images: uint8 (N, C, H, W), or their 2048-d features. As in its first code: softmax of the 1008 logits *without* the
+    images: as for `fid`. As in its first code: softmax of the 1008 logits *without* the
     bias, `splits` parts in file order, mean and standard deviation (ddof 0) over the parts.
     """
-    if not _knows_classes(net):
-        what = "knows attributes, not classes" if isinstance(net, Classifier) else f"ends at {net.dims}"
-        raise MetricError(f"Inception Score needs the logits of classes, of Inception with 2048 dims; this net {what}.")
-    features = torch.as_tensor(_features(images, net))
-    n = len(features)
+    _check_knows_classes(net)
+    (rows,) = _rows_of("Inception Score", net, images)
+    n = len(rows)
     if not 1 <= splits <= n:
         raise MetricError(f"Inception Score: {n} images cannot be cut into {splits} parts.")
-    log_p = (Classifier if isinstance(net, Classifier) else Inception).log_probs(net, features)  # (N, classes)
-    scores = [_exp_kl(log_p[i * n // splits : (i + 1) * n // splits]) for i in range(splits)]
+    parts = [_exp_kl(rows[i * n // splits : (i + 1) * n // splits], net) for i in range(splits)]
+    scores, (classes, *_) = zip(*parts, strict=True)
     note, std = (f"± over {splits} parts", float(np.std(scores))) if splits > 1 else ("one part", None)
-    if n < log_p.shape[1] * splits:  # the score of m images is at most m
-        note += f"; {n // splits} images a part are few for {log_p.shape[1]} classes, compare only at equal n"
+    if n < classes * splits:  # the score of m images is at most m
+        note += f"; {n // splits} images a part are few for {classes} classes, compare only at equal n"
     return _stamp(net, "IS", float(np.mean(scores)), std=std, n_fake=n, note=note)
 
 
-def _exp_kl(log_p: torch.Tensor) -> float:
-    """log p(y|x), (n, classes) -> exp of the mean over x of KL(p(y|x) || p(y)), p(y) being their average."""
-    p = log_p.exp()
-    log_marginal = p.mean(dim=0).clamp(min=1e-300).log()  # a class that is never seen: 0 log 0 = 0
-    return torch.where(p > 0, p * (log_p - log_marginal), 0).sum(dim=1).mean().exp().item()
+def _as_ceiling(score: Score) -> Score:
+    return replace(score, metric=f"{score.metric} of real pictures (ceiling)", n_real=score.n_fake, n_fake=None)
+
+
+def _exp_kl(rows: np.ndarray, net: Net) -> tuple[float, int]:
+    """Features (n, d) -> exp of the mean over x of KL(p(y|x) || p(y)), p(y) being the average; how many classes.
+
+    That mean is the entropy of the average less the average of the entropies. CHUNK images at a time.
+    """
+    total, entropies = 0, 0
+    for start in range(0, len(rows), CHUNK):
+        p = net.log_probs(torch.as_tensor(np.array(rows[start : start + CHUNK]))).exp()  # (B, classes)
+        total, entropies = total + p.sum(dim=0), entropies + torch.special.entr(p).sum()
+    marginal = total / len(rows)
+    return (torch.special.entr(marginal).sum() - entropies / len(rows)).exp().item(), len(marginal)
 
 
 def mse(x, y) -> float:
@@ -794,6 +1335,86 @@ def load_lpips(weights_dir: str | Path | None = None, device="cpu", download: bo
     return net.to(device)
 
 
+def lpips_distance(x, y, net: LPIPS) -> Score:
+    """Mean LPIPS between the images of x and their partners in y; `pairs` of the Score has each.
+
+    x, y: float in [-1, 1] or uint8, at least 31 px: (N, 1 or 3, H, W), or an iterable of batches; the i-th belongs to
+    the i-th. Or two folders (paths, or `Pictures` of `open_pictures`): those of one name belong together, in the order
+    of the names. Sizes may differ from pair to pair, not within one. ± is the standard error over the pairs. Beside it,
+    what chance gives: each x with the y of the pair before. MetricError.
+    """
+    distances, strangers, waiting, names = [], [], [], None
+    if any(isinstance(side, str | os.PathLike | Pictures) for side in (x, y)):
+        x, y, names = _paired(
+            *(open_pictures(side) if isinstance(side, str | os.PathLike) else side for side in (x, y))
+        )
+
+    def measure():  # of pairs of one shape
+        a, b = (torch.stack([_unit_range(pair[side]) for pair in waiting]).to(net.shift.device) for side in (0, 1))
+        a, b = net.embed(a), net.embed(b)
+        distances.extend((a - b).square().sum(dim=1).tolist())
+        strangers.extend((a[1:] - b[:-1]).square().sum(dim=1).tolist())
+        waiting.clear()
+
+    with torch.inference_mode():
+        for i, (a, b) in enumerate(itertools.zip_longest(_one_by_one(x), _one_by_one(y))):
+            if a is None or b is None:
+                raise MetricError(f"LPIPS needs pairs: one side has {i} images, the other one more.")
+            if tuple(a.shape) != tuple(b.shape):
+                which = names[i] if names else f"pair {i}"
+                sizes = " and ".join(f"{image.shape[-1]}x{image.shape[-2]}" for image in (a, b))
+                raise MetricError(f"LPIPS compares images of one size, and {which} has {sizes}: try --image-size.")
+            if waiting and (len(waiting) == 16 or waiting[0][0].shape != a.shape):
+                measure()
+            waiting.append((a, b))
+        if waiting:
+            measure()
+    if not distances or not np.isfinite(distances).all():
+        raise MetricError("LPIPS needs at least one pair of images, without NaN.")
+    n = len(distances)
+    note = _notes(
+        "± standard error over the pairs" if n > 1 else "one pair",
+        f"pairs that do not belong together {np.mean(strangers):.4g}" if strangers else "",
+    )
+    std = float(np.std(distances, ddof=1) / np.sqrt(n)) if n > 1 else None
+    facts = {"n_real": n, "n_fake": n, "net": "LPIPS v0.1 alex", "weights": net.weights}
+    return Score("LPIPS", float(np.mean(distances)), std, **facts, note=note, pairs=distances)
+
+
+def _one_by_one(images) -> Iterator:
+    """(N, C, H, W), or an iterable of such batches or of single images -> images (C, H, W)."""
+    for image in images:
+        yield from image if image.ndim == 4 else [image]
+
+
+def _unit_range(image) -> torch.Tensor:
+    """uint8 or float in [-1, 1] -> float32 in [-1, 1]."""
+    image = torch.as_tensor(np.array(image) if isinstance(image, np.ndarray) else image)
+    return image.float() / 127.5 - 1 if image.dtype == torch.uint8 else image.float()
+
+
+def _stems(pictures: "Pictures") -> dict[str, int]:
+    """{name without its ending: number of the file}, by name."""
+    return {stem: i for stem, i in sorted((os.path.splitext(name)[0], i) for i, name in enumerate(pictures.names))}
+
+
+def _paired(x: "Pictures", y: "Pictures") -> tuple[Iterator, Iterator, list[str]]:
+    """Two folders -> the images of one name, one by one from each, and the names. MetricError."""
+    for pictures in (x, y):
+        if not isinstance(pictures, Pictures) or not pictures.names:
+            name = getattr(pictures, "name", "") or "one side"
+            raise MetricError(f"{name} is not a folder: LPIPS compares the images of two folders, or two tensors.")
+    a, b = _stems(x), _stems(y)
+    if alone := sorted(set(a) ^ set(b)):
+        where = x.name if alone[0] in a else y.name
+        raise MetricError(
+            f"{where} holds {alone[0]}, which has no partner of that name in the other folder "
+            f"({len(alone)} such files): lpips compares images that are called alike."
+        )
+    bar = tqdm(a.values(), desc="LPIPS", unit="pair", disable=None)
+    return (x.image(i) for i in bar), (y.image(b[name]) for name in a), list(a)
+
+
 def lpips_diversity(samples: Iterable[torch.Tensor], net: LPIPS, pairs: str = "all") -> Score:
     """Mean LPIPS between samples of one input, averaged over the inputs.
 
@@ -818,6 +1439,252 @@ def lpips_diversity(samples: Iterable[torch.Tensor], net: LPIPS, pairs: str = "a
     note = f"{n // len(values)} samples for each of {len(values)} inputs, {pairs} pairs; ± over the inputs"
     mean, std = float(np.mean(values)), float(np.std(values))
     return Score("LPIPS diversity", mean, std, n_fake=n, net="LPIPS v0.1 alex", weights=net.weights, note=note)
+
+
+# ----- Sets by name: folders, statistics, data sets, checkpoints
+
+
+@dataclass
+class Pictures:
+    """A set of images that are read, or drawn, as they are needed; `open_pictures` makes it of a path."""
+
+    name: str
+    images: Any  # uint8 (N, C, H, W), array or tensor; a datasets.Reader of files; or an iterable of batches
+    count: int | None = None
+    names: list[str] = field(default_factory=list)  # of the files, from the folder
+    about: str = ""
+    strict: bool = False
+    bad: list[tuple[str, str]] = field(default_factory=list)  # (file, reason), left out
+
+    def pieces(self, size: int, rank: int = 0, world: int = 1, workers: int = 0) -> Iterator:
+        """Every world-th piece of at most `size` images: (B, C, H, W), or a list of (C, H, W) of any sizes; at the end
+        None where other processes have one more."""
+        if hasattr(self.images, "shape"):
+            _check_images(self.images)
+            starts = range(0, len(self.images), size)
+            pieces = (_tensor(self.images[i : i + size]) for i in starts[rank::world])
+        elif hasattr(self.images, "files"):
+            starts = range(0, len(self.images), size)
+            pieces = self._files([range(i, min(i + size, len(self.images))) for i in starts[rank::world]], workers)
+        else:
+            yield from self._stream(size, rank, world)
+            return
+        yield from pieces
+        if rank >= len(starts) % world > 0:
+            yield None
+
+    def _files(self, blocks: list[range], workers: int) -> Iterator[list[np.ndarray]]:
+        from torch.utils.data import DataLoader
+
+        options = {"num_workers": min(workers, os.cpu_count() or 1, len(blocks) // 8), "collate_fn": list}
+        for block, found in zip(blocks, DataLoader(self.images, batch_sampler=blocks, **options), strict=True):
+            bad = [(self.names[i], row) for i, row in zip(block, found, strict=True) if isinstance(row, str)]
+            if bad and self.strict:
+                raise MetricError(f"{self.name}/{bad[0][0]} cannot be read ({bad[0][1]}): mend or remove it.")
+            self.bad += bad
+            yield [row[0] for row in found if not isinstance(row, str)]
+
+    def _stream(self, size: int, rank: int, world: int) -> Iterator:
+        waiting = []
+        if not isinstance(self.images, Iterable):
+            _check_images(self.images)
+        for batch in self.images:
+            batch = batch.get("image") if isinstance(batch, dict) else batch
+            batch = batch[0] if isinstance(batch, list | tuple) and len(batch) else batch
+            _check_images(batch)
+            for start in range(0, len(batch), size):
+                waiting.append(batch[start : start + size])
+                if len(waiting) == world:
+                    yield _tensor(waiting[rank])
+                    waiting = []
+        if waiting:
+            yield _tensor(waiting[rank]) if rank < len(waiting) else None
+
+    def image(self, i: int) -> np.ndarray:
+        """One file's, (C, H, W). MetricError where it cannot be read."""
+        (found,) = self.images.__getitems__([i])
+        if isinstance(found, str):
+            raise MetricError(f"{self.name}/{self.names[i]} cannot be read ({found}): mend or remove it.")
+        return found[0]
+
+    def bad_files(self) -> str:
+        some = [f"{name} ({reason})" for name, reason in self.bad[:3]] + ["..."] * (len(self.bad) > 3)
+        return f" (left out {len(self.bad)} files: {', '.join(some)})" if some else ""
+
+    def note(self) -> str:
+        return _notes(self.about, f"{self.name}: left out {len(self.bad)} bad files" if self.bad else "")
+
+    def digest(self) -> str | None:
+        """A checksum of what the images are made of; None of an iterable."""
+        digest = hashlib.blake2b(self.about.encode(), digest_size=16)
+        if hasattr(self.images, "shape"):
+            digest.update(repr(tuple(self.images.shape)).encode())
+            for start in range(0, len(self.images), CHUNK):
+                digest.update(np.ascontiguousarray(self.images[start : start + CHUNK]))
+            return digest.hexdigest()
+        if not hasattr(self.images, "files"):
+            return None
+        try:
+            for (file,) in self.images.files:
+                with open(f"{self.images.root}/{file}", "rb") as opened:
+                    digest.update(hashlib.blake2b(opened.read()).digest())
+        except OSError:
+            return None  # reading it will say why
+        return digest.hexdigest()
+
+
+def _tensor(images) -> torch.Tensor:
+    return images if isinstance(images, torch.Tensor) else torch.from_numpy(np.array(images))
+
+
+def _check_images(images) -> None:
+    shape, dtype = tuple(getattr(images, "shape", ())), str(getattr(images, "dtype", type(images).__name__))
+    if not dtype.endswith("uint8") or len(shape) != 4 or shape[1] not in (1, 3) or 0 in shape:
+        hint = "; floats in [-1, 1] become so by datasets.to_uint8" if "float" in dtype else ""
+        raise MetricError(f"images must be uint8 (N, 1 or 3, H, W), at least one of them, not {dtype} {shape}{hint}.")
+
+
+def open_pictures(
+    source: str | Path,
+    image_size: int | None = None,
+    resize: str = "crop",
+    channels: int = 3,
+    data_dir: str | Path = "data",
+    count: int | None = None,
+    strict: bool = False,
+    device: str = "auto",
+) -> "Pictures | Features":
+    """A set by its name -> `Pictures` or, of statistics, `Features`. MetricError.
+
+    source: a folder, whose images are taken with those of its sub-folders, by name; a file NAME.npz of statistics, as
+    `save_statistics` or pytorch-fid writes it; SET:SPLIT, a data set of datasets.py or a folder as it understands them,
+    and SET:SPLIT:CLASS only that class (A and B of two domains; of pairs a side, without it B); a checkpoint of a
+    script, NAME.pt, which then draws: of cyclegan.py NAME.pt:A or NAME.pt:B.
+    image_size: pixels on a side, for data sets; None leaves a folder's images as they are. resize: how other shapes
+    become a square (see datasets.load). channels: 1 grey, 3 colour. count: at most so many images, evenly spaced; of
+    a checkpoint so many (None: 10,000). strict: a bad file stops, in place of being left out and counted.
+    """
+    import datasets
+
+    name, text = str(source).rstrip("/"), str(source)
+    parts = text.split(":")
+    try:
+        if text.endswith(".npz"):
+            return load_statistics(text)
+        if parts[0].endswith(".pt") and len(parts) <= 2:
+            return _drawn(parts[0], parts[1:], count or 10_000, data_dir, device)
+        if os.path.isdir(text):
+            return _folder(text, image_size, resize, channels, count, strict)
+        if len(parts) in (2, 3) and (parts[0] in datasets.KNOWN or os.path.isdir(parts[0])):
+            if image_size is None:
+                raise MetricError(f"{text}: a data set is read at a size; say --image-size, in pixels.")
+            how = {"resize": resize, "data_dir": data_dir, "strict": strict}
+            data = datasets.load(parts[0], parts[1], image_size, channels=channels, **how)
+            images = _only(data, parts[2] if len(parts) == 3 else "", name)
+            if count and count < len(images):
+                images = images[_spaced(count, len(images))]
+            return Pictures(name, images, len(images), about=f"{image_size} px, {resize}")
+    except datasets.DataError as error:
+        raise MetricError(f"{text}: {error}.") from error
+    if text in datasets.KNOWN:
+        raise MetricError(f"{text}: of which split? Say {text}:test or {text}:train.")
+    if os.path.exists(text):
+        raise MetricError(f"{text} is neither a folder, nor .npz statistics, nor a .pt checkpoint of a script.")
+    raise MetricError(f"there is no folder or file {text}, and no data set of that name (see python datasets.py).")
+
+
+def _folder(root: str, image_size: int | None, resize: str, channels: int, count: int | None, strict: bool) -> Pictures:
+    import datasets
+
+    files = list(datasets.pictures_in(Path(root)))
+    if not files:
+        raise MetricError(f"{root} holds no images; a folder of images is asked for, and sub-folders count.")
+    if count and count < len(files):
+        files = [files[i] for i in _spaced(count, len(files))]
+    size = None if image_size is None else datasets.size_of(image_size)
+    reader = datasets.Reader(root, [(file,) for file in files], size, (channels,), resize)
+    about = "" if image_size is None else f"{image_size} px, {resize}"
+    return Pictures(root.rstrip("/"), reader, len(files), files, about, strict)
+
+
+def _only(data, part: str, name: str):
+    """The images of one class, or one side of pairs."""
+    if data.targets is not None:
+        if part not in ("", "A", "B"):
+            raise MetricError(f"{name}: of pairs there are the sides A and B.")
+        return data.images if part == "A" else data.targets
+    if not part:
+        return data.images
+    if part not in data.classes:
+        raise MetricError(f"{name}: there is no class {part}; it has {', '.join(data.classes) or 'none'}.")
+    return data.images[np.flatnonzero(data.labels == data.classes.index(part))]
+
+
+def _drawn(path: str, domain: list[str], count: int, data_dir: str | Path, device: str) -> Pictures:
+    """What the script that trained this checkpoint draws with it."""
+    try:
+        owner = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["script"]
+        if not re.fullmatch(r"\w+", owner) or not Path(__file__).with_name(f"{owner}.py").exists():
+            raise ImportError(owner)
+        script = importlib.import_module(owner)
+    except FileNotFoundError as error:
+        raise MetricError(f"there is no checkpoint {path}.") from error
+    except Exception as error:
+        raise MetricError(f"{path} is not a checkpoint of a script of this folder.") from error
+    argv = ["--evaluate", path, "--device", device]
+    args, checkpoint = parse_args(script.build_parser(), argv, owner, [])
+    args.data_dir = str(data_dir)
+    if domain and "domain" not in script.fakes.__code__.co_varnames[: script.fakes.__code__.co_argcount]:
+        raise MetricError(f"{path}:{domain[0]}: only of cyclegan.py a checkpoint draws two domains.")
+    return Pictures(path, script.fakes(args, checkpoint, count, *domain), count, about=f"drawn by {owner}.py")
+
+
+STAMP = ("net", "weights", "dims", "resize", "precision")  # of `protocol_of`, as a statistics file has them
+PYTORCH_FID = {"net": "Inception 2015-12-05", "resize": "torch bilinear", "precision": "fp32"}
+
+
+def save_statistics(path: str | Path, features: Features, with_rows: bool = False) -> None:
+    """Write mu (d,) and sigma (d, d), float64, in pytorch-fid's format, and beside them n and the protocol, which other
+    programs ignore. with_rows: also the features, float32 (n, d), for KID, floor and error bars. MetricError."""
+    mu, sigma = features.moments or _moments(features.rows)
+    arrays = {"mu": mu, "sigma": sigma, "name": features.name, **features.protocol}
+    arrays |= {} if features.n is None else {"n": features.n}
+    arrays |= {"features": features.rows} if with_rows and features.rows is not None else {}
+    part = Path(path).with_name(f".{Path(path).name}.{os.getpid()}")
+    try:
+        with open(part, "wb") as file:  # a file, not a name: numpy would add .npz to that
+            np.savez(file, **arrays)
+        os.replace(part, path)
+    except OSError as error:
+        raise MetricError(f"{path} cannot be written ({error.strerror}).") from error
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def load_statistics(path: str | Path) -> Features:
+    """Statistics of `save_statistics`, pytorch-fid or others with mu and sigma -> Features. A file without a stamp is
+    taken for pytorch-fid's: torch bilinear, fp32. MetricError for what is damaged, no covariance, or pickled."""
+    try:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in {"mu", "sigma", "n", "name", "features", *STAMP} & set(file.files)}
+        mu, sigma = (np.asarray(arrays[key], dtype=np.float64) for key in ("mu", "sigma"))
+        n, rows = int(arrays["n"]) if "n" in arrays else None, arrays.get("features")
+    except FileNotFoundError as error:
+        raise MetricError(f"there is no file {path}.") from error
+    except Exception as error:  # numpy raises a dozen types; a pickle, which could run code, is a ValueError
+        message = "it is damaged, holds pickled objects, or is no .npz with mu and sigma; make it anew"
+        raise MetricError(f"{path} cannot be read as statistics: {message}.") from error
+    d = mu.shape[0] if mu.ndim == 1 else 0
+    if not d or sigma.shape != (d, d) or (rows is not None and (rows.ndim != 2 or rows.shape[1] != d)):
+        raise MetricError(f"{path}: mu {mu.shape} and sigma {sigma.shape} are no mean and covariance of one set.")
+    _check_finite(mu, sigma, *([] if rows is None else [rows]))
+    if (np.diag(sigma) < 0).any() or not np.allclose(sigma, sigma.T, rtol=1e-6, atol=1e-8 * abs(sigma).max()):
+        raise MetricError(f"{path}: sigma is no covariance: it is not symmetric, or has negative variances.")
+    stamp = {key: str(arrays[key]) for key in STAMP if key in arrays}
+    note = "" if stamp else f"{path} has no stamp: taken for pytorch-fid's"
+    stamp = (stamp or PYTORCH_FID) | {"dims": str(d)}
+    return Features(rows, stamp, None if rows is not None else (mu, sigma), n, str(path), note)
 
 
 # ----- Protocols: what a kind of model is judged by
@@ -858,6 +1725,8 @@ def load_judges(
     """The nets for `judge`. dims 0: the classifier of the set; 64 to 2048: Inception, and the classifier if the set has
     classes or attributes. weights_dir "": torch's cache. MetricError where one cannot be had: call before training."""
     judges = [load_inception(dims, weights_dir or None, device)] if dims else []
+    for net in judges:
+        net.cache = Path(data_dir, "cache")  # Inception is slow: what it sees in real images is kept
     return judges + ([load_classifier(train, test, data_dir, device)] if _truth(train)[1] or not dims else [])
 
 
@@ -873,19 +1742,19 @@ def judge(fake, test, train, judges: list[Net], cache: dict | None = None) -> li
     def real(net, side, data):
         key = (net.weights, net.dims, net.resize, data.name, side, data.images.shape, len(fake))
         if key not in cache:
-            cache[key] = inception_features(data.images[_spaced(len(fake), len(data.images))], net)
+            images = data.images[_spaced(len(fake), len(data.images))]
+            kept = Pictures(f"{data.name}-{side}", images, len(images))
+            cache[key] = extract(kept, net, cache=getattr(net, "cache", None)).rows
         return cache[key]
 
     for net in judges:
         x, y = real(net, "test", test), inception_features(fake, net)
         scores.append(fid(x, y, net, real2=real(net, "train", train)))
-        scores[-1].note = "; ".join(filter(None, [scores[-1].note, *_small_note(fake, net)]))
+        scores[-1].note = _notes(scores[-1].note, *_small_note(fake, net))
         if _knows_classes(net):
             splits = 10 if min(len(x), len(y)) >= 5000 else 1
             x, y = (part[np.random.default_rng(0).permutation(len(part))] for part in (x, y))
-            scores += [inception_score(y, net, splits), inception_score(x, net, splits)]
-            scores[-1].metric += " of real pictures (ceiling)"
-            scores[-1].n_real, scores[-1].n_fake = len(x), None
+            scores += [inception_score(y, net, splits), _as_ceiling(inception_score(x, net, splits))]
     return scores
 
 
@@ -951,14 +1820,16 @@ def domain_fid(domains: dict[str, tuple], net: Net) -> list[Score]:
     domains: {name: (real, fake, real2)}, pictures or features as for `fid`; real2: other real ones, for the floor. A
     domain with fewer than two pictures in any of them is left out.
     """
-    scores = {name: fid(x, y, net, real2=z) for name, (x, y, z) in domains.items() if min(map(len, (x, y, z))) > 1}
+    enough = {name: sets for name, sets in domains.items() if min(map(len, sets)) > 1}
+    scores = {name: fid(x, y, net, real2=z, confidence=False) for name, (x, y, z) in enough.items()}
     if not scores:
         return []
     first, *_ = scores.values()
     value, floor = (float(np.mean([getattr(score, key) for score in scores.values()])) for key in ("value", "floor"))
     note = "by domain " + ", ".join(f"{name} {score.value:.3g}" for name, score in scores.items())
     metric = first.metric.replace("FID", "mean domain FID")
-    return [replace(first, metric=metric, value=value, floor=floor, note=note)]
+    beside = {"std": None, "kid": None, "kid_std": None, "infinite": None}
+    return [replace(first, metric=metric, value=value, floor=floor, note=note, **beside)]
 
 
 def sliced_distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -1436,3 +2307,239 @@ def _replace_file(path: Path, content: bytes) -> None:
     finally:
         with suppress(OSError):
             part.unlink()
+
+
+# ----- The command
+
+COMMANDS = {
+    "fid": ("REAL FAKE", "Fréchet Inception Distance, with its floor, error bar and KID"),
+    "kid": ("REAL FAKE", "Kernel Inception Distance"),
+    "is": ("FAKE", "Inception Score"),
+    "pr": ("REAL FAKE", "precision, recall, density, coverage"),
+    "lpips": ("REAL FAKE", "LPIPS between the images of the same name in two folders"),
+    "lpips-diversity": ("FAKE", "LPIPS among the samples of each input: a folder with a folder of samples for each"),
+    "all": ("REAL FAKE", "FID, KID, IS, precision, recall, density, coverage; of paired folders LPIPS"),
+    "save-stats": ("REAL OUT.npz", "keep mean and covariance in pytorch-fid's format"),
+}
+NETS = (
+    "inception, torchvision (ImageNet's, of torchvision), classifier (learnt from REAL, a data set with classes), or "
+    "FILE.py:NAME, your own: uint8 (B, 3, H, W) -> (B, dims)"
+)
+INCEPTION_RESIZES = {"torch": "torch bilinear", "tf1": "tf1 bilinear", "pil": "pil bicubic"}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    p = argparse.ArgumentParser("metrics.py", description=__doc__, formatter_class=raw, allow_abbrev=False)
+    p.epilog = open_pictures.__doc__.partition("source: ")[2].partition("\n    image_size:")[0]
+    p.epilog = "REAL and FAKE are each " + " ".join(p.epilog.split())
+    commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command, (operands, text) in COMMANDS.items():
+        sub = commands.add_parser(command, help=text, description=text, allow_abbrev=False, epilog=p.epilog)
+        for operand in operands.split():
+            sub.add_argument(operand.lower().partition(".")[0], metavar=operand)
+        add, switch = sub.add_argument, argparse.BooleanOptionalAction
+        add("--image-size", type=int, help="bring all images to this side in pixels; needed for data sets")
+        add("--resize", default="crop", choices=("crop", "stretch", "pad"), help="how other shapes become that square")
+        add("--num-images", type=int, help="at most so many, evenly spaced; of a checkpoint so many (10000)")
+        add("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="auto = the best there is")
+        add("--weights-dir", default="", help="folder with the weights of Inception, AlexNet and LPIPS")
+        add("--json", default="", metavar="FILE", help="also write the scores there; - = only them, on the screen")
+        if command == "lpips-diversity":
+            add("--pairs", default="all", choices=("all", "consecutive"), help="consecutive: as BicycleGAN's paper")
+        if "lpips" in command:
+            continue
+        add("--net", default="inception", help=NETS)
+        add("--dims", type=int, default=2048, choices=(64, 192, 768, 2048), help="Inception's feature layer")
+        what = "to 299 px: torch as pytorch-fid, tf1 as torch-fidelity, pil as clean-fid"
+        add("--inception-resize", default="torch", choices=INCEPTION_RESIZES, help=what)
+        add("--bf16", default=False, action=switch, help="bfloat16: faster, for curves along a run; stamped")
+        add("--batch-size", type=int, help="images at a time")
+        add("--data-dir", default="data", help="folder of data sets; its cache/ keeps the features of REAL")
+        add("--cache", default=True, action=switch, help="keep the features of REAL, and take kept ones")
+        add("--strict", default=False, action=switch, help="stop at bad image files, which are else left out")
+        if command in ("fid", "all"):
+            add("--floor", metavar="REAL2", help="other real images, for the floor; else a half of REAL's")
+        if command in ("is", "all"):
+            add("--splits", type=int, default=10, help="parts of the Inception Score, in file order")
+        if command in ("pr", "all"):
+            add("--k", type=int, default=3, help="neighbours of precision and recall (density and coverage: 5)")
+        if command == "save-stats":
+            add("--features", default=False, action=switch, help="keep the features too: for KID, floor, error bars")
+    return p
+
+
+def main(argv: list[str] | None = None) -> None:
+    """`python metrics.py`: see --help. Under torchrun the processes share the images, and the first one speaks."""
+    import datasets
+
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    with one_sentence(parser, datasets.DataError):
+        for flag in ("image_size", "num_images", "batch_size", "splits", "k"):
+            if getattr(args, flag, None) is not None and getattr(args, flag) < 1:
+                raise MetricError(f"--{flag.replace('_', '-')} must be 1 or more.")
+        if args.json and args.json != "-" and not Path(args.json).parent.is_dir():
+            raise MetricError(f"--json {args.json}: there is no folder {Path(args.json).parent}.")
+        device, rank, _ = pick_device(args.device)
+        if "lpips" in args.command:  # not shared: it takes seconds
+            one = {"lpips": _paired_lpips, "lpips-diversity": _folder_diversity}[args.command]
+            scores = [] if rank else [one(args, device)]
+        else:
+            scores = _net_command(args, device, rank)
+        if rank == 0:
+            _report(args, scores)
+
+
+def _report(args: argparse.Namespace, scores: list[Score]) -> None:
+    facts = {key: value for key, value in vars(args).items() if key != "json" and value is not None}
+    if args.json == "-":
+        print(json.dumps({"args": facts, "scores": [score.as_dict() for score in scores]}, indent=2))
+    elif args.json:
+        write_scores(args.json, scores, args=facts)
+    elif scores:
+        print(*scores, sep="\n")
+
+
+def _net_command(args: argparse.Namespace, device: torch.device, rank: int) -> list[Score]:
+    """The commands that look at images through a network; under torchrun only rank 0 gets scores."""
+    import datasets
+
+    operands = {side: getattr(args, side) for side in ("real", "fake", "floor") if getattr(args, side, None)}
+    size = {"image_size": args.image_size, "resize": args.resize}
+    for path in [path.partition(":")[0] for path in operands.values()]:
+        if args.image_size is None and path.endswith(".pt") and os.path.isfile(path):
+            size = _trained_size(path)  # what a model drew is compared with data of its size
+    how = size | {"data_dir": args.data_dir, "count": args.num_images, "strict": args.strict, "device": args.device}
+    net = _data_classifier(args, size, device) if args.net == "classifier" else None
+    opened = {side: open_pictures(path, channels=net.channels if net else 3, **how) for side, path in operands.items()}
+    least = {"is": args.splits if args.command == "is" else 1, "pr": max(getattr(args, "k", 0), 5) + 1}
+    for pictures in opened.values():
+        if isinstance(pictures, Pictures) and pictures.count < least.get(args.command, 2):
+            need = f"{args.command} needs {least.get(args.command, 2)} or more"
+            raise MetricError(f"{pictures.name}: images {pictures.count}, and {need}.")
+    net = net or _load_net(args, device)
+    if args.command == "is":
+        _check_knows_classes(net)
+    if args.command == "save-stats" and not Path(args.out).absolute().parent.is_dir():
+        raise MetricError(f"{args.out} cannot be written: there is no folder {Path(args.out).parent}.")
+    lpips = None
+    if args.command == "all" and _are_paired(opened["real"], opened["fake"]):
+        try:
+            lpips = load_lpips(args.weights_dir or None, device)
+        except MetricError as error:
+            datasets.warn(f"without LPIPS of the paired images: {error}")
+    seen, keep = {}, args.command != "save-stats" or args.features
+    for side, pictures in opened.items():
+        cache = Path(args.data_dir, "cache") if args.cache and side != "fake" else None
+        seen[side] = extract(pictures, net, args.batch_size, True, cache, share=True, keep=keep)
+        if isinstance(pictures, Pictures) and pictures.bad:
+            datasets.warn(f"{pictures.name}{pictures.bad_files()}")
+    if rank:
+        return []
+    x, y, scores = seen.get("real"), seen.get("fake"), []
+    if args.command == "save-stats":
+        save_statistics(args.out, x, args.features)
+        print(f"{args.out}: {x.n} images, {', '.join(filter(None, x.protocol.values()))}")
+        return []
+    every, whole = args.command == "all", x is None or x.rows is not None
+    if every or args.command == "fid":
+        scores.append(fid(x, y, net, real2=seen.get("floor")))
+    if every and whole and y.rows is not None or args.command == "kid":
+        scores.append(kid(x, y, net))
+    if every and y.rows is not None and _knows_classes(net) or args.command == "is":
+        scores.append(inception_score(y, net, min(args.splits, y.n) if every else args.splits))
+        if every and whole:
+            scores.append(_as_ceiling(inception_score(x, net, min(args.splits, x.n))))
+    if every and whole and y.rows is not None and min(x.n, y.n) > max(args.k, 5) or args.command == "pr":
+        scores += precision_recall(x, y, net, args.k)
+    return scores + ([_paired_lpips(args, device, lpips)] if lpips else [])
+
+
+def _trained_size(path: str) -> dict:
+    try:
+        flags = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["args"]
+        return {"image_size": flags["image_size"], "resize": flags["resize"]}
+    except Exception as error:
+        raise MetricError(f"{path} is not a checkpoint of a script of this folder.") from error
+
+
+def _data_classifier(args: argparse.Namespace, size: dict, device: torch.device) -> Classifier:
+    """--net classifier: learnt from the data set that REAL names."""
+    import datasets
+
+    name = (args.real if hasattr(args, "real") else args.fake).split(":")[0]
+    if name not in datasets.KNOWN and not os.path.isdir(name) or size["image_size"] is None:
+        raise MetricError(
+            "--net classifier learns from the data set that REAL names: give it as SET:test (python datasets.py lists "
+            "the sets), with --image-size."
+        )
+    how = {"data_dir": args.data_dir, "resize": size["resize"], "channels": 0}
+    train, test = (datasets.load(name, split, size["image_size"], **how) for split in ("train", "test"))
+    return load_classifier(train, test, args.data_dir, device)
+
+
+def _load_net(args: argparse.Namespace, device: torch.device) -> Net:
+    folder = args.weights_dir or None
+    if args.net == "inception":
+        resize = INCEPTION_RESIZES[args.inception_resize]
+        return load_inception(args.dims, folder, device, resize=resize, bf16=args.bf16)
+    if args.bf16:
+        raise MetricError("--bf16 is an option of --net inception.")
+    if args.net == "torchvision":
+        return load_torchvision_inception(folder, device)
+    file, colon, name = args.net.rpartition(":")
+    if not colon or not file.endswith(".py"):
+        known = "inception, torchvision, classifier, or FILE.py:NAME of your own"
+        raise MetricError(f"--net {args.net}: there are {known}.")
+    try:
+        spec = importlib.util.spec_from_file_location("own_net", file)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        function = getattr(module, name)
+    except Exception as error:
+        raise MetricError(f"--net {args.net} cannot be used ({type(error).__name__}: {error}).") from error
+    return Extractor(function, f"{Path(file).name}:{name}", device)
+
+
+def _pictures_for_lpips(args: argparse.Namespace, path: str) -> Pictures:
+    if not os.path.isdir(path):
+        raise MetricError(f"{path} is not a folder: LPIPS compares the images of folders.")
+    return open_pictures(path, args.image_size, args.resize, count=args.num_images, strict=True)
+
+
+def _are_paired(a, b) -> bool:
+    return all(isinstance(x, Pictures) and len(x.names) > 1 for x in (a, b)) and _stems(a).keys() == _stems(b).keys()
+
+
+def _paired_lpips(args: argparse.Namespace, device: torch.device, net: LPIPS | None = None) -> Score:
+    folders = [_pictures_for_lpips(args, path) for path in (args.real, args.fake)]
+    return lpips_distance(*folders, net or load_lpips(args.weights_dir or None, device))
+
+
+def _folder_diversity(args: argparse.Namespace, device: torch.device) -> Score:
+    import datasets
+
+    root = Path(args.fake)
+    folders = datasets.folders_in(root) if root.is_dir() else []
+    if not folders:
+        raise MetricError(f"{root}: lpips-diversity wants a folder that holds a folder of samples for each input.")
+    sets = [_pictures_for_lpips(args, str(root / folder)) for folder in folders]
+    if few := [pictures.name for pictures in sets if len(pictures.names) < 2]:
+        raise MetricError(f"{few[0]} holds one sample: diversity needs two or more of each input.")
+
+    def samples():
+        for pictures in tqdm(sets, desc="LPIPS diversity", unit="input"):
+            images = [pictures.image(i) for i in range(len(pictures.names))]
+            if len({image.shape for image in images}) > 1:
+                raise MetricError(f"{pictures.name} holds samples of several sizes: try --image-size.")
+            yield torch.stack([_unit_range(image) for image in images])
+
+    net = load_lpips(args.weights_dir or None, device)
+    return lpips_diversity(samples(), net, args.pairs)
+
+
+if __name__ == "__main__":
+    from metrics import main  # the module that the scripts import too: one class of every error
+
+    main()

@@ -23,13 +23,13 @@ def commands(text):
 
 def texts():
     yield "README.md", (ROOT / "README.md").read_text()
-    for script in (*SCRIPTS, "datasets"):
+    for script in (*SCRIPTS, "datasets", "metrics"):
         yield f"{script}.py", importlib.import_module(script).__doc__
 
 
 @pytest.mark.parametrize("name, text", [pytest.param(*pair, id=pair[0]) for pair in texts()])
 def test_commands_parse(name, text):
-    found = [(script, flags) for script, flags in commands(text) if script in (*SCRIPTS, "datasets")]
+    found = [(script, flags) for script, flags in commands(text) if script in (*SCRIPTS, "datasets", "metrics")]
     assert len(found) >= 3, f"{name} shows no commands"
     for script, flags in found:
         if flags == ["--help"]:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from types import SimpleNamespace
+from types import MethodType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -306,7 +306,7 @@ def test_fid_is_the_distance_of_the_features_with_a_floor():
     assert score.value == pytest.approx(frechet_distance(x, y), rel=1e-9)
     assert score.floor == pytest.approx(frechet_distance(x, z[:6]), rel=1e-9)
     assert (score.n_real, score.n_fake, score.floor_n, score.dims) == (10, 6, 6, 64)
-    assert "rank-deficient" in score.note
+    assert "6 images are too few for 64 dims" in score.note
     assert fid(x, y, net, z) == dataclasses.replace(score, value=fid(x, y, net).value, floor=fid(x, z[:6], net).value)
     halves = fid(real, fake, net)
     order = np.random.default_rng(0).permutation(10)
@@ -376,7 +376,9 @@ def test_kid_refuses_one_image_and_nan():
 def logits_net() -> SimpleNamespace:
     """The first 1008 features are the logits; a bias that would change every score must be ignored."""
     fc = SimpleNamespace(weight=torch.eye(1008, 2048), bias=torch.arange(1008.0))
-    return SimpleNamespace(dims=2048, name="stub", weights="", resize="", fc=fc)
+    net = SimpleNamespace(dims=2048, name="stub", weights="", resize="", fc=fc)
+    net.log_probs = MethodType(metrics.Inception.log_probs, net)
+    return net
 
 
 def one_hot(classes: list[int]) -> np.ndarray:

@@ -1,0 +1,273 @@
+"""`python metrics.py`: every command on every kind of set, what it says and writes, its one sentence on bad input."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_features import OWN, grid, save
+from test_metrics import random_images, random_lpips, save_inception
+
+import metrics
+
+
+@pytest.fixture
+def sets(tmp_path, monkeypatch):
+    """Two folders, real and fake, that lie in the working directory; weights and data beside them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(metrics, "_download", lambda file, *_: pytest.fail(f"{file.name} would be downloaded"))
+    save(tmp_path / "real", random_images(20, size=40))
+    save(tmp_path / "fake", random_images(16, size=40, seed=1) // 2)
+    (tmp_path / "own.py").write_text(OWN)
+    return tmp_path
+
+
+@pytest.fixture
+def weights(sets):
+    """A folder with random weights: Inception's first layers, AlexNet and the heads of LPIPS."""
+    (sets / "weights").mkdir()
+    save_inception(sets / "weights" / "pt_inception-2015-12-05-short.pth", 64)
+    net = random_lpips()
+    indices = [index for index, *_ in metrics.ALEXNET_CONVS]
+    alexnet = {
+        f"features.{k}.{part}": getattr(c, part)
+        for k, c in zip(indices, net.convs, strict=True)
+        for part in ("weight", "bias")
+    }
+    torch.save({key: value.data for key, value in alexnet.items()}, sets / "weights" / "alexnet.pth")
+    heads = {f"lin{i}.model.1.weight": root.data.square() for i, root in enumerate(net.root_w)}
+    torch.save(heads, sets / "weights" / "lpips_alex.pth")
+    return sets / "weights"
+
+
+@pytest.fixture
+def measure(sets, capsys):
+    """measure("fid real fake") -> its scores, as JSON has them; the lines are in `measure.lines`."""
+
+    def measure(command, *more):
+        flags = [*command.split(), *map(str, more)]
+        metrics.main([*flags, "--json", "out.json"])
+        measure.lines = capsys.readouterr().out.splitlines()
+        return json.loads((sets / "out.json").read_text())["scores"]
+
+    return measure
+
+
+@pytest.fixture
+def complaint(sets, capsys):
+    def complaint(command, *more):
+        with pytest.raises(SystemExit) as stop:
+            metrics.main([*command.split(), *map(str, more)])
+        text = capsys.readouterr().err
+        assert stop.value.code == 2 and "Traceback" not in text
+        text = text[text.rfind("metrics.py") :].strip()
+        assert "\n" not in text and text.endswith("."), text
+        return text
+
+    return complaint
+
+
+MINE = ("--net", "own.py:grid")
+
+
+# ----- The commands
+
+
+def test_fid_of_folders_is_that_of_the_function(measure, weights):
+    (score,) = measure("fid real fake --dims 64 --weights-dir weights")
+    net = metrics.load_inception(64, weights, download=False)
+    assert score == metrics.fid("real", "fake", net).as_dict()
+    (line,) = measure.lines
+    for part in ("FID-64 ", " ± ", "KID ", "fake 16 vs real 20", "real-real floor ", "at n=10", net.weights):
+        assert part in line
+    assert "torch bilinear 299" in line and "16 images are too few for 64 dims" in line
+
+
+def test_every_option_of_the_network_is_stamped(measure, weights):
+    values = {}
+    for flags in ("", "--inception-resize tf1", "--inception-resize pil", "--bf16"):
+        (score,) = measure(f"kid real fake --dims 64 --weights-dir weights {flags}")
+        values[flags] = score["value"]
+        (line,) = measure.lines
+        assert ("bf16" in line, "tf1 bilinear" in line, "pil bicubic" in line) == tuple(
+            name in flags for name in ("bf16", "tf1", "pil")
+        )
+    assert len(set(values.values())) == 4
+
+
+def test_all_is_every_score_that_can_be_had(measure, weights):
+    metrics_found = [score["metric"] for score in measure("all real fake", *MINE)]
+    assert metrics_found == [f"own {name}" for name in "FID KID precision recall density coverage".split()]
+    save(weights.parent / "pairs", random_images(20, size=40, seed=2))
+    scores = measure("all real pairs --weights-dir weights", *MINE)
+    assert scores[-1]["metric"] == "LPIPS" and len(scores) == 7
+    by_command = measure("kid real fake", *MINE) + measure("pr real fake", *MINE)
+    assert by_command == measure("all real fake", *MINE)[1:]
+
+
+def test_the_floor_can_be_that_of_other_real_images(measure, sets):
+    save(sets / "real2", random_images(25, size=40, seed=5))
+    (score,) = measure("fid real fake --floor real2", *MINE)
+    assert score["floor_n"] == 16 and "floor:" not in score["note"]
+    x, y = (grid(random_images(n, size=40, seed=seed)).numpy() for n, seed in ((20, 0), (25, 5)))
+    y = y[:16]
+    assert measure.lines and score["floor"] == pytest.approx(metrics.frechet_distance(x, y), rel=1e-6)
+
+
+def test_lpips_of_paired_folders(measure, sets, weights):
+    save(sets / "pairs", random_images(20, size=40, seed=2))
+    (sets / "pairs" / "0007.png").rename(sets / "pairs" / "0007.bmp")
+    Image.open(sets / "pairs" / "0007.bmp").save(sets / "pairs" / "0007.bmp")  # the type does not matter
+    (score,) = measure("lpips real pairs --weights-dir weights")
+    net = metrics.load_lpips(weights, download=False)
+    x, y = (random_images(20, size=40, seed=seed).float() / 127.5 - 1 for seed in (0, 2))
+    expected = net(x, y)
+    assert score["pairs"] == pytest.approx(expected.tolist(), rel=1e-5)
+    assert score["value"] == pytest.approx(expected.mean().item(), rel=1e-5)
+    assert score["std"] == pytest.approx(expected.std().item() / 20**0.5, rel=1e-3)
+    assert "pairs that do not belong together" in measure.lines[0]
+    (score,) = measure("lpips real real --image-size 32 --weights-dir weights")
+    assert score["value"] == 0
+
+
+def test_diversity_of_folders_of_samples(measure, sets, weights):
+    for i in range(3):
+        save(sets / "samples" / f"input{i}", random_images(4, size=40, seed=i))
+    for pairs in ("all", "consecutive"):
+        (score,) = measure("lpips-diversity samples --weights-dir weights --pairs", pairs)
+        images = torch.stack([random_images(4, size=40, seed=i).float() / 127.5 - 1 for i in range(3)])
+        expected = metrics.lpips_diversity(images, metrics.load_lpips(weights, download=False), pairs)
+        assert score["value"] == pytest.approx(expected.value, rel=1e-6) and pairs in score["note"]
+
+
+def test_statistics_are_saved_and_serve_in_place_of_the_images(measure, sets, capsys):
+    metrics.main(["save-stats", "real", "stats.npz", *MINE])
+    assert "stats.npz: 20 images, own.py:grid, 16, fp32" in capsys.readouterr().out
+    (whole,), (score,) = measure("fid real fake", *MINE), measure("fid stats.npz fake", *MINE)
+    assert score["value"] == pytest.approx(whole["value"], rel=1e-6) and score["kid"] is None
+    assert [s["metric"] for s in measure("all stats.npz fake", *MINE)] == ["own FID"]
+    metrics.main(["save-stats", "real", "rows.npz", "--features", *MINE])
+    assert measure("all rows.npz fake", *MINE) == measure("all real fake", *MINE)
+
+
+def test_json_on_the_screen_is_all_that_is_there(sets, capsys):
+    metrics.main(["fid", "real", "fake", *MINE, "--json", "-"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["scores"][0]["metric"] == "own FID" and found["args"]["real"] == "real"
+
+
+def test_real_features_are_kept_and_fake_ones_not(measure, sets, monkeypatch):
+    measure("fid real fake", *MINE)
+    (kept,) = (sets / "data" / "cache").iterdir()
+    assert kept.name.startswith("features-real-")
+    looks, look = [], metrics._look
+    monkeypatch.setattr(metrics, "_look", lambda net, piece: looks.append(len(piece)) or look(net, piece))
+    measure("fid real fake", *MINE)
+    assert sum(looks) == 16
+    measure("fid real fake --no-cache", *MINE)
+    assert sum(looks) == 16 + 36
+
+
+# ----- Data sets and checkpoints
+
+
+def test_a_data_set_is_measured_by_its_name_and_a_class_of_it(measure, data_dir):
+    how = ("--data-dir", data_dir, "--image-size", 28)
+    a, b = measure("fid digits:train digits:test --num-images 200", *MINE, *how), measure.lines
+    assert a[0]["value"] < 3 * a[0]["floor"] and "28 px, crop" in b[0] and a[0]["n_fake"] == 200
+    (ones,) = measure("fid digits:test:1 digits:test:8", *MINE, *how)
+    assert ones["value"] > 20 * a[0]["value"]
+    (sides,) = measure(
+        "fid edges2faces:test:A edges2faces:test --num-images 50", *MINE, "--data-dir", data_dir, "--image-size", 16
+    )
+    assert sides["value"] > 10 * sides["floor"]  # drawings and faces
+
+
+def test_the_classifier_of_a_data_set_is_a_network_like_others(measure, data_dir, monkeypatch):
+    monkeypatch.setattr(metrics, "CLASSIFIER_STEPS", (20, 20))
+    how = ("--data-dir", data_dir, "--image-size", 28, "--net", "classifier", "--num-images", 300)
+    names = [score["metric"] for score in measure("all digits:test digits:train", *how)]
+    assert names[:4] == ["in-domain FID", "in-domain KID", "in-domain IS", "in-domain IS of real pictures (ceiling)"]
+
+
+# ----- Bad input
+
+
+@pytest.mark.parametrize(
+    ("command", "parts"),
+    [
+        ("fid nothing fake", ["nothing", "python datasets.py"]),
+        ("fid digits fake", ["digits:test"]),
+        ("fid digits:test fake", ["--image-size"]),
+        ("fid digits:night fake --image-size 28", ["night"]),
+        ("fid digits:test:11 fake --image-size 28", ["11", "0, 1, 2"]),
+        ("fid edges2faces:test:C fake --image-size 16", ["sides A and B"]),
+        ("fid empty fake", ["empty", "no images"]),
+        ("fid one fake", ["one", "2 or more"]),
+        ("pr few fake", ["few", "6 or more"]),
+        ("is few --splits 4", ["few", "4 or more"]),
+        ("fid real/0000.png fake", ["neither a folder"]),
+        ("fid real bad.npz", ["bad.npz"]),
+        ("fid real absent.npz", ["absent.npz"]),
+        ("fid real absent.pt", ["no checkpoint absent.pt"]),
+        ("fid real bad.pt", ["bad.pt", "not a checkpoint"]),
+        ("fid real other.pt", ["other.pt", "not a checkpoint"]),
+        ("fid real fake --net own.py:absent", ["own.py:absent"]),
+        ("fid real fake --net absent.py:grid", ["absent.py:grid"]),
+        ("fid real fake --net resnet", ["resnet", "FILE.py:NAME"]),
+        ("fid real fake --net classifier", ["SET:test"]),
+        ("fid real fake --net torchvision --weights-dir weights", ["torchvision"]),
+        ("fid real fake --weights-dir weights", ["Conv2d_3b_1x1", "2048"]),
+        ("fid real fake --weights-dir absent", ["--weights-dir absent"]),
+        ("fid real fake --image-size 0", ["--image-size"]),
+        ("fid real fake --batch-size -1", ["--batch-size"]),
+        ("fid real fake --json none/out.json", ["none"]),
+        ("save-stats real none/stats.npz", ["none"]),
+        ("lpips real fake --weights-dir weights", ["0016", "no partner", "4 such"]),
+        ("lpips real others --weights-dir weights", ["0003", "40x40", "32x32"]),
+        ("lpips real fake.npz", ["fake.npz is not a folder"]),
+        ("lpips-diversity real --weights-dir weights", ["a folder of samples for each"]),
+        ("lpips-diversity single --weights-dir weights", ["one sample"]),
+        ("lpips-diversity mixed --weights-dir weights", ["several sizes"]),
+    ],
+)
+def test_bad_input_is_one_sentence(command, parts, complaint, sets, weights, monkeypatch, data_dir):
+    def refuse(file, folder, lacking):
+        raise metrics.MetricError(f"{lacking}{file.what} could not be downloaded.")
+
+    monkeypatch.setattr(metrics, "_download", refuse)
+    images = random_images(20, size=40)
+    (sets / "empty").mkdir()
+    save(sets / "one", images[:1]), save(sets / "few", images[:3]), save(sets / "others", images)
+    save(sets / "single" / "a", images[:1]), save(sets / "mixed" / "a", [images[0], images[1, :, :32, :32]])
+    Image.open(sets / "others" / "0003.png").resize((32, 32)).save(sets / "others" / "0003.png")
+    (sets / "bad.npz").write_bytes(b"nothing"), (sets / "bad.pt").write_bytes(b"nothing")
+    torch.save({"script": "os", "args": {"image_size": 8, "resize": "crop"}}, sets / "other.pt")
+    net = [] if "--net" in command or "weights" in command or "lpips" in command else MINE
+    data = [] if "lpips" in command else ["--data-dir", data_dir]
+    text = complaint(command, *net, *data)
+    for part in parts:
+        assert part in text, text
+
+
+def test_constant_and_equal_images_are_no_trouble(measure, sets, weights):
+    black = torch.zeros(30, 3, 40, 40, dtype=torch.uint8)
+    save(sets / "black", black), save(sets / "white", black + 255)
+    scores = measure("all black black --weights-dir weights", *MINE)
+    assert [score["value"] for score in scores] == [0, pytest.approx(0, abs=1e-9), 1, 1, pytest.approx(6), 1, 0]
+    (far,) = measure("fid black white", *MINE)
+    assert far["value"] == pytest.approx(16, rel=1e-6) and far["std"] == 0
+    assert all(np.isfinite(score["value"]) for score in measure("all black fake --dims 64 --weights-dir weights"))
+    (same,) = measure("lpips black black --weights-dir weights")
+    assert same["value"] == 0
+
+
+def test_lpips_needs_pairs(sets):
+    net, images = random_lpips(), random_images(6, size=40)
+    assert metrics.lpips_distance(images, images.split(4), net).value == 0
+    assert metrics.lpips_distance(sets / "real", "real", net).pairs == [0] * 20
+    for x, y, part in ((images, images[:5], "has 5 images"), ("real", images, "two folders"), ([], [], "one pair")):
+        with pytest.raises(metrics.MetricError, match=part):
+            metrics.lpips_distance(x, y, net)
