@@ -1,14 +1,15 @@
 """Everything that is measured: FID, KID, IS, precision and recall, LPIPS, and the log of a training run.
 
-    python metrics.py fid photos/ runs/dcgan-faces-s0/last.pt        folders, checkpoints (which draw), .npz statistics,
-    python metrics.py all fashion-mnist:test samples/ --image-size 28         data sets; `python metrics.py fid --help`
-    torchrun --nproc-per-node 4 metrics.py save-stats photos/ photos.npz                     shared by four processes
+    python metrics.py fid photos/ samples/                            FID, with its floor, its error bar and the KID
+    python metrics.py all faces:test runs/dcgan-faces-s0/last.pt      all scores of what a checkpoint draws
+    python metrics.py save-stats photos/ photos.npz                   statistics in pytorch-fid's format
+    torchrun --nproc-per-node 4 metrics.py fid photos.npz samples/    the processes share the images
 
     net = load_inception(dims=768)                     # before training: fails here if its weights cannot be had
-    print(fid(real, fake, net))                        # uint8 images (N, C, H, W), loaders, paths, or `extract`ed ones
+    print(fid(real, fake, net))                        # each uint8 images (N, C, H, W), a loader or a path
     print(lpips_diversity(samples, load_lpips()))      # k float images in [-1, 1] for each of some inputs
     judges = load_judges(0, train, test, "", "data")   # 0: a classifier trained on the set itself, "in-domain FID"
-    print(*judge(fake, test, train, judges), sep="\n")
+    print(*judge(fake, test, train, judges), sep="\\n")
     log = RunLog(folder, {"Losses": ["loss_D", "loss_G"]}); log.write(step, epoch, loss_D=1.2, loss_G=3.4); log.plot()
 
 A score depends on choices that a bare number hides: the feature layer, how many images, the weights, the resize. Every
@@ -83,7 +84,7 @@ class Score:
         name = self.metric if self.dims is None else f"{self.metric}-{self.dims}"
         spread, kid_spread = ("" if std is None else f" ± {std:.2g}" for std in (self.std, self.kid_std))
         sets = [f"{side} {n}" for side, n in (("fake", self.n_fake), ("real", self.n_real)) if n is not None]
-        bound = "" if self.metric in ("precision", "recall", "density", "coverage") else " floor"
+        bound = "" if self.metric.split()[-1] in ("precision", "recall", "density", "coverage") else " floor"
         facts = [
             "" if self.kid is None else f"KID {self.kid:.3g}{kid_spread}",
             "" if self.infinite is None else f"at infinite n {self.infinite:.4g}",
@@ -842,6 +843,10 @@ def extract(
             features = _gather_rows(features, size, world).cpu().numpy()
             store.add(features)
             bar.update(len(features))
+    if world > 1:
+        found = [None] * world
+        dist.all_gather_object(found, source.bad)
+        source.bad = sorted(bad for part in found for bad in part)
     if store.n == 0:
         raise MetricError(f"{source.name or 'the set'} holds no image that can be read{source.bad_files()}.")
     if not keep:
@@ -1476,7 +1481,9 @@ class Pictures:
     def _files(self, blocks: list[range], workers: int) -> Iterator[list[np.ndarray]]:
         from torch.utils.data import DataLoader
 
+        self.bad = []
         options = {"num_workers": min(workers, os.cpu_count() or 1, len(blocks) // 8), "collate_fn": list}
+        options["generator"] = torch.Generator()  # else it would draw from the caller's random numbers
         for block, found in zip(blocks, DataLoader(self.images, batch_sampler=blocks, **options), strict=True):
             bad = [(self.names[i], row) for i, row in zip(block, found, strict=True) if isinstance(row, str)]
             if bad and self.strict:
@@ -1520,12 +1527,14 @@ class Pictures:
         if hasattr(self.images, "shape"):
             digest.update(repr(tuple(self.images.shape)).encode())
             for start in range(0, len(self.images), CHUNK):
-                digest.update(np.ascontiguousarray(self.images[start : start + CHUNK]))
+                digest.update(np.ascontiguousarray(_tensor(self.images[start : start + CHUNK]).cpu()))
             return digest.hexdigest()
         if not hasattr(self.images, "files"):
             return None
+        reader = self.images
+        digest.update(repr((reader.size, reader.channels, reader.resize)).encode())
         try:
-            for (file,) in self.images.files:
+            for (file,) in tqdm(reader.files, desc="looking for kept features", disable=len(reader) < 5000):
                 with open(f"{self.images.root}/{file}", "rb") as opened:
                     digest.update(hashlib.blake2b(opened.read()).digest())
         except OSError:
@@ -1772,7 +1781,7 @@ def label_fidelity(fake, labels, test, classifier: Classifier) -> list[Score]:
     by_class = [f"{name} {right[labels == k].mean():.2f}" for k, name in classes if (labels == k).any()]
     note = f"real test pictures: {classifier.accuracy:.3f}; by class {', '.join(by_class)}"
     facts = {"n_fake": len(y), "net": classifier.name, "weights": classifier.weights}
-    scores = [Score("label accuracy", float(right.mean()), **facts, note=note)]
+    scores = [Score("label accuracy", float(right.mean()), float(right.std() / np.sqrt(len(y))), **facts, note=note)]
     pairs = {name: (x[test.labels == k], y[labels == k]) for k, name in classes}
     few = [name for name, pair in pairs.items() if min(map(len, pair)) < 2]
     if distance := {name: frechet_distance(*pair) for name, pair in pairs.items() if name not in few}:
@@ -2325,23 +2334,32 @@ NETS = (
     "inception, torchvision (ImageNet's, of torchvision), classifier (learnt from REAL, a data set with classes), or "
     "FILE.py:NAME, your own: uint8 (B, 3, H, W) -> (B, dims)"
 )
+SETS = """REAL and FAKE are each one of
+  photos/               a folder: its images, and those of its sub-folders
+  photos.npz            statistics, as save-stats or pytorch-fid writes them
+  fashion-mnist:test    a split of a data set (python datasets.py lists them), or of a folder, photos/:test
+  horse2zebra:test:B    one class or domain of it; of pairs one side (B if none is named)
+  runs/NAME/last.pt     what the script that made this checkpoint draws with it; of cyclegan.py last.pt:A or last.pt:B
+"""
 INCEPTION_RESIZES = {"torch": "torch bilinear", "tf1": "tf1 bilinear", "pil": "pil bicubic"}
 
 
 def build_parser() -> argparse.ArgumentParser:
-    raw = argparse.RawDescriptionHelpFormatter
-    p = argparse.ArgumentParser("metrics.py", description=__doc__, formatter_class=raw, allow_abbrev=False)
-    p.epilog = open_pictures.__doc__.partition("source: ")[2].partition("\n    image_size:")[0]
-    p.epilog = "REAL and FAKE are each " + " ".join(p.epilog.split())
+    look = {"formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": SETS, "allow_abbrev": False}
+    p = argparse.ArgumentParser("metrics.py", description=__doc__, **look)
     commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command, (operands, text) in COMMANDS.items():
-        sub = commands.add_parser(command, help=text, description=text, allow_abbrev=False, epilog=p.epilog)
+        sub = commands.add_parser(command, help=text, description=text, **look)
         for operand in operands.split():
             sub.add_argument(operand.lower().partition(".")[0], metavar=operand)
         add, switch = sub.add_argument, argparse.BooleanOptionalAction
         add("--image-size", type=int, help="bring all images to this side in pixels; needed for data sets")
         add("--resize", default="crop", choices=("crop", "stretch", "pad"), help="how other shapes become that square")
-        add("--num-images", type=int, help="at most so many, evenly spaced; of a checkpoint so many (10000)")
+        add(
+            "--num-images",
+            type=int,
+            help="at most so many, evenly spaced; of a checkpoint so many (as many as REAL has, or 10000)",
+        )
         add("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="auto = the best there is")
         add("--weights-dir", default="", help="folder with the weights of Inception, AlexNet and LPIPS")
         add("--json", default="", metavar="FILE", help="also write the scores there; - = only them, on the screen")
@@ -2410,9 +2428,13 @@ def _net_command(args: argparse.Namespace, device: torch.device, rank: int) -> l
     for path in [path.partition(":")[0] for path in operands.values()]:
         if args.image_size is None and path.endswith(".pt") and os.path.isfile(path):
             size = _trained_size(path)  # what a model drew is compared with data of its size
-    how = size | {"data_dir": args.data_dir, "count": args.num_images, "strict": args.strict, "device": args.device}
+    how = size | {"data_dir": args.data_dir, "strict": args.strict, "device": args.device}
     net = _data_classifier(args, size, device) if args.net == "classifier" else None
-    opened = {side: open_pictures(path, channels=net.channels if net else 3, **how) for side, path in operands.items()}
+    opened: dict[str, Pictures | Features] = {}
+    for side, path in operands.items():
+        many = getattr(opened.get("real"), "count", None) if path.partition(":")[0].endswith(".pt") else None
+        how["count"] = args.num_images or (many and min(many, 10_000))
+        opened[side] = open_pictures(path, channels=net.channels if net else 3, **how)
     least = {"is": args.splits if args.command == "is" else 1, "pr": max(getattr(args, "k", 0), 5) + 1}
     for pictures in opened.values():
         if isinstance(pictures, Pictures) and pictures.count < least.get(args.command, 2):
@@ -2459,7 +2481,7 @@ def _net_command(args: argparse.Namespace, device: torch.device, rank: int) -> l
 def _trained_size(path: str) -> dict:
     try:
         flags = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["args"]
-        return {"image_size": flags["image_size"], "resize": flags["resize"]}
+        return {"image_size": flags["image_size"], "resize": flags.get("resize", "crop")}
     except Exception as error:
         raise MetricError(f"{path} is not a checkpoint of a script of this folder.") from error
 

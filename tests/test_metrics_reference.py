@@ -1,7 +1,9 @@
-"""metrics.py against pytorch-fid, torch-fidelity and lpips: same images, same weights. A check for development, skipped
-where they are not installed: `pip install --no-deps pytorch-fid torch-fidelity lpips` (torchvision is needed too)."""
+"""metrics.py against pytorch-fid, torch-fidelity, clean-fid, torchmetrics, lpips and prdc: same images, same weights. A
+check for development, skipped where they are not installed: `pip install pytorch-fid torch-fidelity clean-fid
+torchmetrics lpips prdc scikit-learn`."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -139,3 +141,44 @@ def test_lpips_is_that_of_lpips(size):
         torch.testing.assert_close(net(x, y), expected, rtol=1e-6, atol=0)
         pairs = [reference(x[i : i + 1], x[j : j + 1]).item() for i in range(12) for j in range(i)]
     assert metrics.lpips_diversity(x[None], net).value == pytest.approx(np.mean(pairs), rel=1e-6)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (28, 28), (200, 431)])
+def test_pil_bicubic_is_the_resize_of_clean_fid(size):
+    resize = pytest.importorskip("cleanfid.resize").make_resizer("PIL", False, "bicubic", (299, 299))
+    image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    height, width = (metrics._pil_rows(side, torch.device("cpu")) for side in size)
+    ours = (height @ image.float() @ width.T).clamp(0, 255)
+    assert np.abs(ours.permute(1, 2, 0).numpy() - resize(image.permute(1, 2, 0).numpy())).max() < 2e-4  # of 255
+
+
+def test_precision_recall_density_coverage_are_those_of_prdc_and_torch_fidelity():
+    reference = pytest.importorskip("prdc")
+    x, y = (np.random.default_rng(seed).normal(size=(n, 16)) * (1 + seed / 5) for seed, n in ((0, 300), (1, 250)))
+    for k in (3, 5):
+        expected = reference.compute_prdc(x, y, k)
+        assert metrics.prdc(x, y, k, k) == pytest.approx(expected, rel=1e-12)
+    prc = pytest.importorskip("torch_fidelity.metric_prc").prc_features_to_metric
+    expected = prc(*(torch.from_numpy(rows) for rows in (y, x)), prc_neighborhood=3, verbose=False)
+    ours = metrics.prdc(x, y)
+    assert (ours["precision"], ours["recall"]) == pytest.approx((expected["precision"], expected["recall"]), rel=1e-6)
+
+
+def test_kid_and_frechet_distance_are_those_of_torchmetrics():
+    image = pytest.importorskip("torchmetrics.image")
+    x, y = (np.random.default_rng(seed).normal(size=(200, 24)) * (1 + seed / 5) for seed in (0, 1))
+    kernel = pytest.importorskip("torchmetrics.image.kid").poly_mmd
+    stub = SimpleNamespace(name="", weights="", dims=24, resize="")
+    expected = kernel(*(torch.from_numpy(rows) for rows in (x, y)), degree=3, gamma=None, coef=1.0).item()
+    assert metrics.kid(x, y, stub).value == pytest.approx(expected, rel=1e-6)
+
+    class Given(torch.nn.Module):
+        num_features = 24
+
+        def forward(self, rows):
+            return rows
+
+    fid = image.FrechetInceptionDistance(Given(), reset_real_features=False).set_dtype(torch.float64)
+    fid.update(torch.from_numpy(x), real=True)
+    fid.update(torch.from_numpy(y), real=False)
+    assert frechet_distance(x, y) == pytest.approx(fid.compute().item(), rel=1e-6)
