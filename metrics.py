@@ -12,10 +12,10 @@
     print(*judge(fake, test, train, judges), sep="\\n")
     log = RunLog(folder, {"Losses": ["loss_D", "loss_G"]}); log.write(step, epoch, loss_D=1.2, loss_G=3.4); log.plot()
 
-A score depends on choices that a bare number hides: the feature layer, how many images, the weights, the resize. Every
-function here returns a `Score`, which prints them, and how far to trust it: an error bar, beside an FID the KID,
-and the *real-real floor*, what real images score against other real images. A model at the floor cannot be told from
-the data; with n below dims most of an FID is floor.
+A score depends on choices that a bare number hides: the feature layer, how many images, the weights, the resize. A
+`Score` prints them, and how far to trust it: an error bar, beside an FID the KID, and the *real-real floor*, what real
+images score against other real images. A model at the floor, at the same n, cannot be told from the data; with n below
+dims most of an FID is floor.
 
 The network is the Inception of 2015-12-05 that FID was defined with (arXiv 1706.08500), not torchvision's Inception.
 Three ways to bring an image to its 299 x 299 input are in use. Their scores differ; never compare one with another:
@@ -35,6 +35,7 @@ import itertools
 import json
 import os
 import re
+import sys
 import tempfile
 import time
 import urllib.request
@@ -73,6 +74,7 @@ class Score:
     resize: str = ""
     floor: float | None = None  # the same metric, real images against other real images
     floor_n: int | None = None
+    at_floor_n: float | None = None  # this score, of as many images as the floor, where the floor has fewer
     note: str = ""
     kid: float | None = None  # beside an FID
     kid_std: float | None = None
@@ -85,12 +87,13 @@ class Score:
         spread, kid_spread = ("" if std is None else f" ± {std:.2g}" for std in (self.std, self.kid_std))
         sets = [f"{side} {n}" for side, n in (("fake", self.n_fake), ("real", self.n_real)) if n is not None]
         bound = "" if self.metric.split()[-1] in ("precision", "recall", "density", "coverage") else " floor"
+        here = "" if self.at_floor_n is None else f", where this is {self.at_floor_n:.4g}"
         facts = [
             "" if self.kid is None else f"KID {self.kid:.3g}{kid_spread}",
             "" if self.infinite is None else f"at infinite n {self.infinite:.4g}",
             " vs ".join(sets),
-            "" if self.floor is None else f"real-real{bound} {self.floor:.4g} at n={self.floor_n}",
-            f"{self.net} {self.weights}"
+            "" if self.floor is None else f"real-real{bound} {self.floor:.4g} at n={self.floor_n}{here}",
+            f"{self.net} {self.weights}".strip()
             + (f", {self.resize} 299" if self.resize else "")
             + (f", {self.precision}" if self.precision != "fp32" else ""),
             self.note,
@@ -366,8 +369,12 @@ def _pil_rows(size: int, device: torch.device) -> torch.Tensor:
     size) identity, resized along one axis only."""
     from PIL import Image
 
-    columns = Image.fromarray(np.eye(size, dtype=np.float32)).resize((size, 299), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(columns)).to(device)
+    def resized(start):  # 256 columns of identity at a time: a side may be very long
+        columns = Image.fromarray(np.eye(size, 256, -start, dtype=np.float32))
+        return np.array(columns.resize((256, 299), Image.Resampling.BICUBIC))
+
+    matrix = np.concatenate([resized(start) for start in range(0, size, 256)], axis=1)[:, :size]
+    return torch.from_numpy(np.ascontiguousarray(matrix)).to(device)
 
 
 class Inception(nn.Module):
@@ -422,9 +429,8 @@ class Inception(nn.Module):
             self.body.bfloat16()
         return self.eval().requires_grad_(False)
 
-    @true_fp32
-    def forward(self, images):
-        x = images.to(self.device).float().expand(-1, 3, -1, -1)  # grey: the channel three times
+    def enlarge(self, x: torch.Tensor) -> torch.Tensor:
+        """Floats of 0 to 255, (B, 3, H, W) -> the network's input, (B, 3, 299, 299)."""
         if self.resize == "tf1 bilinear":
             x = _tf1_rows(x.shape[2], x.device) @ ((x - 128) / 128) @ _tf1_rows(x.shape[3], x.device).T
         elif self.resize == "pil bicubic":  # which overshoots: clipped, as a picture would be
@@ -433,8 +439,16 @@ class Inception(nn.Module):
         else:  # the range first: the image is still small, and the weights of a bilinear resize sum to one
             x = (x * (2 / 255) - 1).contiguous(memory_format=torch.channels_last)
             x = F.interpolate(x, size=(299, 299), mode="bilinear", align_corners=False)
-        x = x.to(self.body[0].weight.dtype).contiguous(memory_format=torch.channels_last)
-        return self.body(x).float().mean(dim=(2, 3))
+        return x.to(self.body[0].weight.dtype).contiguous(memory_format=torch.channels_last)
+
+    @true_fp32
+    def forward(self, images):
+        x = images.to(self.device).float().expand(-1, 3, -1, -1)  # grey: the channel three times
+        # The first layers' outputs are the largest. On a CPU four images at a time go through them, so that memory is
+        # used again and not mapped anew: the same bits, a sixth faster.
+        parts = x.split(4 if x.device.type == "cpu" else len(x))
+        x = torch.cat([self.body[:7](self.enlarge(part)) for part in parts])
+        return self.body[7:](x).float().mean(dim=(2, 3))
 
     def log_probs(self, features: torch.Tensor) -> torch.Tensor:
         """2048-d features (B, 2048) -> log p(y|x) (B, 1008), float64, of the logits *without* the bias (see IS)."""
@@ -605,13 +619,14 @@ class TorchvisionInception(nn.Module):
     299 x 299 by torch's bilinear resize; the softmax is of all of its logits, bias included.
     """
 
-    name, domain, dims, resize, batch_size, channels = "torchvision Inception v3", "torchvision ", 2048, "torch", 16, 3
+    name, domain, dims, batch_size, channels = "torchvision Inception v3", "torchvision ", 2048, 16, 3
+    resize, precision = "torch bilinear", "fp32"
 
     def __init__(self):
         super().__init__()
         from torchvision.models import inception_v3
 
-        self.weights, self.resize = "", "torch bilinear"
+        self.weights = ""
         self.body = inception_v3(weights=None, aux_logits=False, init_weights=False, transform_input=False)
         self.fc, self.body.fc = self.body.fc, nn.Identity()
 
@@ -652,21 +667,22 @@ class Extractor(nn.Module):
 
     function: uint8 images (B, 3, H, W) on the device -> features (B, dims), or (B, dims, ...), whose other axes are
     averaged; a module or any callable. It is called once with a black image of 64 px, to see how wide it is. Its scores
-    are named "own ...": they compare with nothing but scores of the same network. MetricError where it cannot be used.
+    are named "own ...": they compare with nothing but scores of the same network. version: text that changes whenever
+    the function does; without it no features are kept on the disk. MetricError where it cannot be used.
     """
 
     domain, resize, precision, batch_size, channels = "own ", "", "fp32", 16, 3
 
-    def __init__(self, function, name: str = "", device: str | torch.device = "cpu"):
+    def __init__(self, function, name: str = "", device: str | torch.device = "cpu", version: str = ""):
         super().__init__()
         module = isinstance(function, nn.Module)
         self.function = function.eval().requires_grad_(False).to(device) if module else function
         self.name, self.device = name or getattr(function, "__name__", type(function).__name__), torch.device(device)
         state = self.state_dict() if module else {}
-        digest = hashlib.sha256()
+        digest, self.version = hashlib.sha256(version.encode()), version
         for tensor in state.values():
             digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        self.weights = digest.hexdigest()[:8] if state else ""
+        self.weights = digest.hexdigest()[:8] if state or version else ""
         self.eval()
         self.dims = 0
         with torch.inference_mode():
@@ -705,6 +721,7 @@ class Features:
     n: int | None = None  # None: not known, as of pytorch-fid's statistics
     name: str = ""
     note: str = ""
+    side: int | None = None  # pixels of the images' shorter side, where it is known
 
 
 class Moments:
@@ -776,10 +793,12 @@ class _Store:
         return np.memmap(self.file, dtype=np.float32, mode="r", shape=(self.n, self.dims))
 
 
+STAMP = ("net", "weights", "dims", "resize", "precision")  # of a score, and of a file of statistics
+
+
 def protocol_of(net: Net) -> dict[str, str]:
     """What has to be the same on both sides of a score."""
-    facts = {"net": net.name, "weights": net.weights, "dims": net.dims, "resize": net.resize}
-    return {key: str(value) for key, value in facts.items()} | {"precision": getattr(net, "precision", "fp32")}
+    return {key: str(getattr(net, "name" if key == "net" else key)) for key in STAMP}
 
 
 def _check_protocol(features: Features, net: Net) -> Features:
@@ -826,22 +845,20 @@ def extract(
             return Features(np.asarray(source), {}, n=len(source))
         source = Pictures("", source, len(source) if hasattr(source, "shape") else None)
     rank, world = (dist.get_rank(), dist.get_world_size()) if share and dist.is_initialized() else (0, 1)
-    path = _cache_path(source, net, cache) if cache and keep else None
+    path = _cache_path(source, net, cache) if cache and keep and getattr(net, "version", True) else None
     rows = _kept_features(path, net.dims) if path else None
     if world > 1:  # all take the kept features, or none does: else some would wait for the others
         here = torch.tensor(rows is not None, dtype=torch.int32, device=net.device)
         dist.all_reduce(here, dist.ReduceOp.MIN)
         rows = rows if here.item() else None
-    facts = {"protocol": protocol_of(net), "name": source.name}
+    facts = {"protocol": protocol_of(net), "name": source.name, "side": source.side()}
     if rows is not None:
         return Features(rows, n=len(rows), note=source.note(), **facts)
     store, size = _Store(net.dims, keep), batch_size or net.batch_size
     with torch.inference_mode(), tqdm(total=source.count, unit="image", disable=not progress or rank > 0) as bar:
         bar.set_description(source.name or net.name)
-        for piece in source.pieces(size, rank, world, workers=0 if net.device.type == "cpu" else 8):
-            features = torch.zeros(0, net.dims, device=net.device) if piece is None else _look(net, piece)
-            features = _gather_rows(features, size, world).cpu().numpy()
-            store.add(features)
+        for features in _looks(source, net, size, rank, world):
+            store.add(features.cpu().numpy())
             bar.update(len(features))
     if world > 1:
         found = [None] * world
@@ -874,12 +891,31 @@ def _look(net: Net, piece) -> torch.Tensor:
     return features
 
 
-def _gather_rows(rows: torch.Tensor, size: int, world: int) -> torch.Tensor:
+def _looks(source: "Pictures", net: Net, size: int, rank: int, world: int) -> Iterator[torch.Tensor]:
+    """Features, of one piece after another or of as many as there are processes; MetricError on all, if on one."""
+    pieces = source.pieces(size, rank, world, workers=0 if net.device.type == "cpu" else 8)
+    while True:
+        rows, problem = torch.zeros(0, net.dims, device=net.device), ""
+        try:
+            piece = next(pieces, False)
+            if piece is False:
+                return
+            rows = rows if piece is None else _look(net, piece)
+        except MetricError as error:
+            if world == 1:
+                raise
+            problem = str(error)
+        yield rows if world == 1 else _gather_rows(rows, size, world, problem)
+
+
+def _gather_rows(rows: torch.Tensor, size: int, world: int, problem: str = "") -> torch.Tensor:
     """The rows (at most `size`) of each process, in the order of their ranks, on every process."""
-    if world == 1:
-        return rows
     counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(world)]
-    dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
+    dist.all_gather(counts, torch.tensor([-1 if problem else len(rows)], device=rows.device))
+    if any(count.item() < 0 for count in counts):
+        problems = [""] * world
+        dist.all_gather_object(problems, problem)
+        raise MetricError(next(filter(None, problems)) if dist.get_rank() == 0 else "")  # one of them says it
     parts = [torch.empty(size, rows.shape[1], device=rows.device) for _ in range(world)]
     dist.all_gather(parts, F.pad(rows, (0, 0, 0, size - len(rows))))
     return torch.cat([part[: count.item()] for part, count in zip(parts, counts, strict=True)])
@@ -921,17 +957,19 @@ def _kept_features(path: Path, dims: int) -> np.ndarray | None:
 def _keep_features(path: Path, rows: np.ndarray) -> None:
     """A .npy file with a checksum behind it; where there is no room for it, the features are made again each time."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
-    with suppress(OSError):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(part, "wb") as file:
-                np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(rows))
-                for start in range(0, len(rows), CHUNK):
-                    file.write(np.ascontiguousarray(rows[start : start + CHUNK]))
-                file.write(_checksum(rows))
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "wb") as file:
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(rows))
+            for start in range(0, len(rows), CHUNK):
+                file.write(np.ascontiguousarray(rows[start : start + CHUNK]))
+            file.write(_checksum(rows))
+        os.replace(part, path)
+    except OSError as error:
+        print(f"metrics: features are not kept in {path.parent} ({error.strerror})", file=sys.stderr)
+    finally:
+        with suppress(OSError):
+            part.unlink()
 
 
 # ----- Scores on features
@@ -1038,14 +1076,11 @@ def frechet_distance(a, b) -> float:
 
 
 def _stamp(net: Net, metric: str, value: float, **facts) -> Score:
-    precision = getattr(net, "precision", "fp32")
-    facts |= {"dims": net.dims, "net": net.name, "weights": net.weights, "resize": net.resize, "precision": precision}
-    return Score(getattr(net, "domain", "") + metric, value, **facts)
+    return Score(net.domain + metric, value, **facts, **protocol_of(net) | {"dims": net.dims})
 
 
-def _small_note(images, net: Net) -> list[str]:
-    small = getattr(images, "ndim", 0) == 4 and min(images.shape[2:]) < 32 and isinstance(net, Inception)
-    return ["images below 32 px: Inception sees little in them"] * small
+def _small_note(side: int | None, net: Net) -> str:
+    return "images below 32 px: Inception sees little in them" * (isinstance(net, Inception) and (side or 32) < 32)
 
 
 def _notes(*parts: str) -> str:
@@ -1056,47 +1091,68 @@ INFINITE_FROM = 5000  # images: with fewer, the bias of an FID is not yet a stra
 HALF_NOTE = "± by halves of the images"
 
 
+def _facts_of_both(x: Features, y: Features) -> list[str]:
+    """What is to be said of either side, once where it is the same."""
+    if x.note == y.note:
+        return [x.note]
+    return [f"{side}: {part.note or 'as they are'}" for side, part in (("real", x), ("fake", y))]
+
+
 def fid(real, fake, net: Net, real2=None, confidence: bool = True) -> Score:
     """Fréchet Inception Distance of two sets, each as `extract` takes them. 0 is best.
 
-    The floor beside it: FID(real, real2[:n_fake]) with `real2`, a second set of real images disjoint from the first;
-    without it `real` is split at random, always the same way, into n_fake images (at most half) and the others.
+    The floor beside it: FID of `real` and `real2`, a second set of real images disjoint from the first, of which as
+    many as there are fakes are taken, evenly spaced. Without real2, `real` is split at random, always the same way,
+    into as many as there are fakes (at most half) and the others; where those are fewer than the fakes, `at_floor_n` is
+    what so few fakes score against so few real ones: compare that with the floor.
+
     confidence: what it costs no further look at the images to say. ±, the standard error: the deviation over 14 halves
-    of both sets (balanced half-samples; McCarthy 1969). KID, unbiased however few images there are. From 5,000 images
-    on each side also the FID at infinitely many: the bias falls as 1/n (arXiv 1911.07023), so that it is twice the FID
-    minus the mean over the halves.
+    of both sets (balanced half-samples; McCarthy 1969); near the floor it is up to 1.7 times too large. KID, unbiased
+    however few images there are. From 5,000 images on each side the FID at infinitely many: its bias falls as 1/n
+    (arXiv 1911.07023, there by a line through many n), so that it is twice the FID minus the mean over the halves.
     """
     x, y = extract(real, net), extract(fake, net)
-    facts, notes = {"n_real": x.n, "n_fake": y.n}, [x.note, y.note]
+    for features in (x, y):
+        if features.n is not None and features.n < 2:
+            raise MetricError(f"FID needs two images or more: {features.name or 'one side'} has {features.n}.")
+    facts, notes = {"n_real": x.n, "n_fake": y.n}, _facts_of_both(x, y)
+    whole = x.rows is not None and y.rows is not None
     value = frechet_distance(x, y)
     if real2 is not None:
+        if getattr(real2, "ndim", 0) == 4 and y.n:
+            real2 = real2[_spaced(y.n, len(real2))]
         z = extract(real2, net)
-        if z.rows is not None and y.n:
-            z = replace(z, rows=z.rows[: y.n], n=min(y.n, len(z.rows)))
+        z = _part(z, _spaced(y.n, z.n)) if z.rows is not None and y.n else z
         facts |= {"floor": frechet_distance(x, z), "floor_n": z.n}
     elif x.rows is not None and x.n >= 4:
         n = min(y.n or x.n, x.n // 2)
         order = np.random.default_rng(0).permutation(x.n)
-        others, some = (_part(x, np.sort(part)) for part in (order[n:], order[:n]))
-        facts |= {"floor": frechet_distance(others, some), "floor_n": n}
+        parts = [_part(x, np.sort(part)) for part in (order[n:], order[:n])]
+        facts |= {"floor": frechet_distance(*parts), "floor_n": n}
         notes.append(f"floor: {n} of the real images vs the other {x.n - n}")
+        if y.rows is not None and n < y.n:
+            fewer = _part(y, np.sort(np.random.default_rng(0).permutation(y.n)[:n]))
+            facts["at_floor_n"] = float(np.mean([frechet_distance(part, fewer) for part in parts]))
     if confidence and (halves := _over_halves(frechet_distance, x, y)):
-        facts["std"] = float(np.std(halves, ddof=1))
-        notes.append(HALF_NOTE)
-        if x.rows is not None and y.rows is not None and min(x.n, y.n) >= INFINITE_FROM:
+        facts["std"] = float(np.std(halves))
+        notes.append(HALF_NOTE + ("" if whole else f" of the {'real' if y.rows is None else 'fake'} side alone"))
+        if whole and min(x.n, y.n) >= INFINITE_FROM:
             facts["infinite"] = 2 * value - float(np.mean(halves))
-    if confidence and x.rows is not None and y.rows is not None:
+    if confidence and whole:
         beside = kid(x, y, net)
         facts |= {"kid": beside.value, "kid_std": beside.std}
-    if x.rows is None:
-        notes.append("no floor and no KID: of the real images only statistics are known")
+    if not whole:
+        sides = " and ".join(side for side, part in (("real", x), ("fake", y)) if part.rows is None)
+        notes.append(
+            f"no KID{' and no floor' * ('floor' not in facts)}: the {sides} images are known by statistics only"
+        )
     few = min(n for n in (x.n, y.n, net.dims + 1) if n is not None)
     if few <= net.dims:
-        notes.append(
-            f"{few} images are too few for {net.dims} dims: much of this FID is the price of the small sample, as its "
-            "floor shows; trust the KID, and compare only with FIDs of equally many"
-        )
-    return _stamp(net, "FID", value, **facts, note=_notes(*notes, *_small_note(fake, net)))
+        text = f"{few} images are too few for {net.dims} dims: much of this FID is the price of the small sample"
+        text += ", as its floor shows" if "floor" in facts else ""
+        text += "; trust the KID" if facts.get("kid_std") else ""
+        notes.append(f"{text}; compare only with FIDs of equally many")
+    return _stamp(net, "FID", value, **facts, note=_notes(*notes, _small_note(y.side, net)))
 
 
 KID_BLOCK = 10_000  # more images are taken in blocks of at most so many: time grows with n, not with n²
@@ -1106,45 +1162,64 @@ def kid(real, fake, net: Net) -> Score:
     """Kernel Inception Distance (arXiv 1801.01401): squared maximum mean discrepancy for the kernel (x·y/d + 1)³.
 
     real, fake: as for `fid`. The U-statistic over all images is unbiased at every n: its expectation for two sets of
-    one distribution is 0, so it may be slightly negative. ± is the standard error from ten disjoint blocks. Of more
-    than 10,000 images it is the mean over disjoint blocks, which is as unbiased, and uses all images.
+    one distribution is 0, so it may be slightly negative (and is below 0 for sets that share images). ± is the standard
+    error, by a jackknife that leaves out each tenth of the images. Of more than 10,000 images it is the mean over
+    disjoint blocks, which is as unbiased, and uses all images.
     """
     x, y = _rows_of("KID", net, real, fake)
     if min(len(x), len(y)) < 2:
         raise MetricError(f"KID needs two images or more on each side, not {len(x)} and {len(y)}.")
-    blocks = [_mmd(x[i::10], y[i::10]) for i in range(10)] if min(len(x), len(y)) >= 100 else []
-    std = float(np.std(blocks, ddof=1) / np.sqrt(10)) if blocks else None
-    note = "± standard error from 10 blocks" if blocks else "no error bar below 100 images"
+    facts = {"n_real": len(x), "n_fake": len(y)}
     parts = -(-max(len(x), len(y)) // KID_BLOCK)
-    if parts > min(len(x), len(y)) // 2:  # far fewer on one side: its images are needed in every block
+    if parts > min(len(x), len(y)) // 2:  # too few on one side to be cut: so of the other side not all
+        x, y = (rows[_spaced(KID_BLOCK, len(rows))] for rows in (x, y))
         parts = 1
+    groups = 10 if min(len(x), len(y)) >= 100 * parts else 1
+    values, variances = zip(*(_mmd(x[i::parts], y[i::parts], groups) for i in range(parts)), strict=True)
+    note = "± standard error, leaving out tenths" if groups > 1 else "no error bar below 100 images"
     note += f"; mean over {parts} blocks" if parts > 1 else ""
-    value = float(np.mean([_mmd(x[i::parts], y[i::parts]) for i in range(parts)]))
-    return _stamp(net, "KID", value, std=std, n_real=len(x), n_fake=len(y), note=note)
+    std = sum(variances) ** 0.5 / parts if groups > 1 else None
+    return _stamp(net, "KID", float(np.mean(values)), std=std, **facts, note=note)
 
 
 def _rows_of(metric: str, net: Net, *sets) -> list[np.ndarray]:
     """The features (n, d) of some sets. MetricError for what is only statistics, and for NaN."""
     found = [extract(images, net) for images in sets]
     for features in found:
-        if features.rows is None:
-            name = f"{features.name} holds" if features.name else "(mu, sigma) are"
-            raise MetricError(f"{metric} needs features: {name} only a mean and a covariance; give the images.")
+        _need_rows(metric, features)
         _check_finite(features.rows)
     return [features.rows for features in found]
 
 
-def _mmd(x: np.ndarray, y: np.ndarray) -> float:
+def _need_rows(metric: str, features: Features) -> None:
+    if features.rows is None:
+        name = f"{features.name} holds" if features.name else "(mu, sigma) are"
+        raise MetricError(f"{metric} needs features: {name} only a mean and a covariance; give the images.")
+
+
+def _mmd(x: np.ndarray, y: np.ndarray, groups: int = 1) -> tuple[float, float]:
+    """Features (n, d), (m, d) -> the unbiased squared MMD of the kernel (x·y/d + 1)³, and its variance by a jackknife
+    over `groups` (every groups-th row), for which the sums of the kernel are kept apart; 0 for one group."""
     x, y = (np.asarray(rows, dtype=np.float64) for rows in (x, y))
 
-    def kernel_sum(a, b):
-        return sum(((a[i : i + CHUNK] @ b.T / a.shape[1] + 1) ** 3).sum() for i in range(0, len(a), CHUNK))
+    def sums(a, b):  # (groups, groups), of each group of a with each of b
+        pairs = [[(a[i::groups], b[j::groups]) for j in range(groups)] for i in range(groups)]
+        return np.array([[((p @ q.T / p.shape[1] + 1) ** 3).sum() for p, q in row] for row in pairs])
 
-    def mean_without_diagonal(a):  # an image with itself does not count: this makes the estimate unbiased
+    def without_itself(a):  # an image with itself does not count: this makes the estimate unbiased
         diagonal = (np.square(a).sum(axis=1) / a.shape[1] + 1) ** 3
-        return (kernel_sum(a, a) - diagonal.sum()) / (len(a) * (len(a) - 1))
+        return sums(a, a) - np.diag([diagonal[i::groups].sum() for i in range(groups)])
 
-    return float(mean_without_diagonal(x) + mean_without_diagonal(y) - 2 * kernel_sum(x, y) / (len(x) * len(y)))
+    xx, yy, xy = without_itself(x), without_itself(y), sums(x, y)
+    n, m = (np.array([len(rows[i::groups]) for i in range(groups)]) for rows in (x, y))
+
+    def of(kept):  # numbers of groups
+        block, a, b = np.ix_(kept, kept), n[kept].sum(), m[kept].sum()
+        return xx[block].sum() / (a * (a - 1)) + yy[block].sum() / (b * (b - 1)) - 2 * xy[block].sum() / (a * b)
+
+    every = np.arange(groups)
+    without = [of(every[every != i]) for i in every] if groups > 1 else [0.0]
+    return float(of(every)), float((groups - 1) * np.var(without))
 
 
 PRDC_IMAGES = 10_000  # of more, so many evenly spaced ones are taken: the time grows with n²
@@ -1195,22 +1270,22 @@ def prdc(real: np.ndarray, fake: np.ndarray, k: int = 3, k_density: int = 5) -> 
 def precision_recall(real, fake, net: Net, k: int = 3, k_density: int = 5) -> list[Score]:
     """-> Scores of `prdc`: precision, recall, density, coverage. Is what is drawn real, and is all that is real drawn?
 
-    real, fake: as for `fid`. The floor is here rather a ceiling: one half of the real images against the other.
+    real, fake: as for `fid`. Beside each, as `floor`, what one half of the real images scores against the other, and as
+    `at_floor_n` what halves of real and fake do. ±: the deviation over seven halves of both sets.
     """
-    x, y = (
-        rows if len(rows) <= PRDC_IMAGES else rows[_spaced(PRDC_IMAGES, len(rows))]
-        for rows in _rows_of("precision", net, real, fake)
-    )
+    x, y = (rows[_spaced(PRDC_IMAGES, len(rows))] for rows in _rows_of("precision", net, real, fake))
     values, facts = prdc(x, y, k, k_density), {"n_real": len(x), "n_fake": len(y)}
     enough = min(len(x), len(y)) >= 8 * max(k, k_density)
-    halves = list(zip(_halves(len(x)), _halves(len(y)), strict=True))[:6] if enough else []
-    spread = [prdc(x[a], y[b], k, k_density) for a, b in halves]
+    halves = list(zip(_halves(len(x)), _halves(len(y)), strict=True)) if enough else []
+    spread = [prdc(x[a], y[b], k, k_density) for a, b in halves[::2]]
     bound = prdc(x[halves[0][0]], x[halves[1][0]], k, k_density) if enough else {}  # a half against the other half
     scores = []
     for metric, value in values.items():
         note = f"k = {k if metric in ('precision', 'recall') else k_density}" + (f"; {HALF_NOTE}" if enough else "")
         more = {"floor": bound[metric], "floor_n": len(halves[0][0])} if enough else {}
-        more |= {"std": float(np.std([part[metric] for part in spread], ddof=1))} if enough else {}
+        if enough:
+            of_halves = [part[metric] for part in spread]
+            more |= {"std": float(np.std(of_halves, ddof=1)), "at_floor_n": float(np.mean(of_halves))}
         scores.append(_stamp(net, metric, value, **facts, **more, note=note))
     return scores
 
@@ -1225,21 +1300,30 @@ def _check_knows_classes(net: Net) -> None:
         raise MetricError(f"Inception Score needs the logits of classes, of Inception with 2048 dims; this net {what}.")
 
 
-def inception_score(images, net: Net, splits: int = 10) -> Score:
+def _parts(*counts: int) -> int:
+    """How many parts of an Inception Score so many images allow."""
+    return 10 if min(counts) >= 5000 else 1
+
+
+def inception_score(images, net: Net, splits: int = 10, shuffle: bool = False) -> Score:
     """Inception Score exp E KL(p(y|x) || p(y)) (arXiv 1606.03498, section 4). Higher is better, 1 to 1008, or to the
     number of classes of a `Classifier`.
 
-    images: as for `fid`. As in its first code: softmax of the 1008 logits *without* the
-    bias, `splits` parts in file order, mean and standard deviation (ddof 0) over the parts.
+    images: as for `fid`. As in its first code: softmax of the 1008 logits *without* the bias, `splits` parts in file
+    order, mean and standard deviation (ddof 0) over the parts. shuffle: parts drawn at random, always the same way;
+    images that lie sorted by class make parts of few classes, which all score low.
     """
     _check_knows_classes(net)
     (rows,) = _rows_of("Inception Score", net, images)
     n = len(rows)
     if not 1 <= splits <= n:
         raise MetricError(f"Inception Score: {n} images cannot be cut into {splits} parts.")
-    parts = [_exp_kl(rows[i * n // splits : (i + 1) * n // splits], net) for i in range(splits)]
+    order = np.random.default_rng(0).permutation(n) if shuffle else np.arange(n)
+    parts = [_exp_kl(rows, order[i * n // splits : (i + 1) * n // splits], net) for i in range(splits)]
     scores, (classes, *_) = zip(*parts, strict=True)
-    note, std = (f"± over {splits} parts", float(np.std(scores))) if splits > 1 else ("one part", None)
+    note, std = "one part", None
+    if splits > 1:
+        note, std = f"± over {splits} parts {'at random' if shuffle else 'in file order'}", float(np.std(scores))
     if n < classes * splits:  # the score of m images is at most m
         note += f"; {n // splits} images a part are few for {classes} classes, compare only at equal n"
     return _stamp(net, "IS", float(np.mean(scores)), std=std, n_fake=n, note=note)
@@ -1249,17 +1333,15 @@ def _as_ceiling(score: Score) -> Score:
     return replace(score, metric=f"{score.metric} of real pictures (ceiling)", n_real=score.n_fake, n_fake=None)
 
 
-def _exp_kl(rows: np.ndarray, net: Net) -> tuple[float, int]:
-    """Features (n, d) -> exp of the mean over x of KL(p(y|x) || p(y)), p(y) being the average; how many classes.
-
-    That mean is the entropy of the average less the average of the entropies. CHUNK images at a time.
-    """
+def _exp_kl(rows: np.ndarray, chosen: np.ndarray, net: Net) -> tuple[float, int]:
+    """Features (n, d), of which some -> exp of the mean over x of KL(p(y|x) || p(y)), p(y) being the average of those;
+    how many classes. That mean is the entropy of the average less the average of the entropies."""
     total, entropies = 0, 0
-    for start in range(0, len(rows), CHUNK):
-        p = net.log_probs(torch.as_tensor(np.array(rows[start : start + CHUNK]))).exp()  # (B, classes)
+    for start in range(0, len(chosen), CHUNK):
+        p = net.log_probs(torch.as_tensor(np.array(rows[chosen[start : start + CHUNK]]))).exp()  # (B, classes)
         total, entropies = total + p.sum(dim=0), entropies + torch.special.entr(p).sum()
-    marginal = total / len(rows)
-    return (torch.special.entr(marginal).sum() - entropies / len(rows)).exp().item(), len(marginal)
+    marginal = total / len(chosen)
+    return (torch.special.entr(marginal).sum() - entropies / len(chosen)).exp().item(), len(marginal)
 
 
 def mse(x, y) -> float:
@@ -1312,7 +1394,9 @@ class LPIPS(nn.Module):
     def embed(self, x: torch.Tensor) -> torch.Tensor:
         """float images in [-1, 1], (B, 1 or 3, H, W), at least 31 px -> (B, E); E is 31,872 at 64 px. MetricError."""
         if x.ndim != 4 or x.shape[1] not in (1, 3) or min(x.shape[2:]) < 31 or not x.is_floating_point():
-            what = "float images in [-1, 1] of shape (B, 1 or 3, H, W), H and W at least 31"
+            if x.ndim == 4 and min(x.shape[2:]) < 31:
+                raise MetricError(f"LPIPS needs images of at least 31 px, not {x.shape[3]}x{x.shape[2]}.")
+            what = "float images in [-1, 1] of shape (B, 1 or 3, H, W), at least 31 px"
             raise MetricError(f"LPIPS needs {what}, not {x.dtype} {tuple(x.shape)}.")
         h, parts = (x - self.shift) / self.scale, []
         for i, conv in enumerate(self.convs):
@@ -1414,7 +1498,7 @@ def _paired(x: "Pictures", y: "Pictures") -> tuple[Iterator, Iterator, list[str]
         where = x.name if alone[0] in a else y.name
         raise MetricError(
             f"{where} holds {alone[0]}, which has no partner of that name in the other folder "
-            f"({len(alone)} such files): lpips compares images that are called alike."
+            f"({_files(len(alone), 'such ')}): lpips compares images that are called alike."
         )
     bar = tqdm(a.values(), desc="LPIPS", unit="pair", disable=None)
     return (x.image(i) for i in bar), (y.image(b[name]) for name in a), list(a)
@@ -1459,6 +1543,7 @@ class Pictures:
     names: list[str] = field(default_factory=list)  # of the files, from the folder
     about: str = ""
     strict: bool = False
+    pixels: int | None = None  # on a side, where all are brought to one size
     bad: list[tuple[str, str]] = field(default_factory=list)  # (file, reason), left out
 
     def pieces(self, size: int, rank: int = 0, world: int = 1, workers: int = 0) -> Iterator:
@@ -1484,7 +1569,12 @@ class Pictures:
         self.bad = []
         options = {"num_workers": min(workers, os.cpu_count() or 1, len(blocks) // 8), "collate_fn": list}
         options["generator"] = torch.Generator()  # else it would draw from the caller's random numbers
-        for block, found in zip(blocks, DataLoader(self.images, batch_sampler=blocks, **options), strict=True):
+        batches = iter(DataLoader(self.images, batch_sampler=blocks, **options))
+        for block in blocks:
+            try:
+                found = next(batches)
+            except RuntimeError as error:
+                raise MetricError(f"a process that reads images has died ({error}): is there enough memory?") from error
             bad = [(self.names[i], row) for i, row in zip(block, found, strict=True) if isinstance(row, str)]
             if bad and self.strict:
                 raise MetricError(f"{self.name}/{bad[0][0]} cannot be read ({bad[0][1]}): mend or remove it.")
@@ -1514,12 +1604,22 @@ class Pictures:
             raise MetricError(f"{self.name}/{self.names[i]} cannot be read ({found}): mend or remove it.")
         return found[0]
 
+    def side(self) -> int | None:
+        """Pixels of the shorter side, of the first image; None of an iterable."""
+        if hasattr(self.images, "shape"):
+            return min(self.images.shape[2:])
+        if self.pixels or not self.names:
+            return self.pixels
+        with suppress(MetricError):
+            return min(self.image(0).shape[1:])
+        return None
+
     def bad_files(self) -> str:
         some = [f"{name} ({reason})" for name, reason in self.bad[:3]] + ["..."] * (len(self.bad) > 3)
-        return f" (left out {len(self.bad)} files: {', '.join(some)})" if some else ""
+        return f" (left out {_files(len(self.bad))}: {', '.join(some)})" if some else ""
 
     def note(self) -> str:
-        return _notes(self.about, f"{self.name}: left out {len(self.bad)} bad files" if self.bad else "")
+        return _notes(self.about, f"{self.name}: left out {_files(len(self.bad), 'bad ')}" if self.bad else "")
 
     def digest(self) -> str | None:
         """A checksum of what the images are made of; None of an iterable."""
@@ -1540,6 +1640,10 @@ class Pictures:
         except OSError:
             return None  # reading it will say why
         return digest.hexdigest()
+
+
+def _files(n: int, kind: str = "") -> str:
+    return f"{n} {kind}file{'s' * (n != 1)}"
 
 
 def _tensor(images) -> torch.Tensor:
@@ -1578,12 +1682,12 @@ def open_pictures(
     name, text = str(source).rstrip("/"), str(source)
     parts = text.split(":")
     try:
+        if os.path.isdir(text):
+            return _folder(text, image_size, resize, channels, count, strict)
         if text.endswith(".npz"):
             return load_statistics(text)
         if parts[0].endswith(".pt") and len(parts) <= 2:
             return _drawn(parts[0], parts[1:], count or 10_000, data_dir, device)
-        if os.path.isdir(text):
-            return _folder(text, image_size, resize, channels, count, strict)
         if len(parts) in (2, 3) and (parts[0] in datasets.KNOWN or os.path.isdir(parts[0])):
             if image_size is None:
                 raise MetricError(f"{text}: a data set is read at a size; say --image-size, in pixels.")
@@ -1592,7 +1696,7 @@ def open_pictures(
             images = _only(data, parts[2] if len(parts) == 3 else "", name)
             if count and count < len(images):
                 images = images[_spaced(count, len(images))]
-            return Pictures(name, images, len(images), about=f"{image_size} px, {resize}")
+            return Pictures(name, images, len(images), about=f"{image_size} px, {resize}", pixels=image_size)
     except datasets.DataError as error:
         raise MetricError(f"{text}: {error}.") from error
     if text in datasets.KNOWN:
@@ -1613,7 +1717,7 @@ def _folder(root: str, image_size: int | None, resize: str, channels: int, count
     size = None if image_size is None else datasets.size_of(image_size)
     reader = datasets.Reader(root, [(file,) for file in files], size, (channels,), resize)
     about = "" if image_size is None else f"{image_size} px, {resize}"
-    return Pictures(root.rstrip("/"), reader, len(files), files, about, strict)
+    return Pictures(root.rstrip("/"), reader, len(files), files, about, strict, image_size)
 
 
 def _only(data, part: str, name: str):
@@ -1645,10 +1749,13 @@ def _drawn(path: str, domain: list[str], count: int, data_dir: str | Path, devic
     args.data_dir = str(data_dir)
     if domain and "domain" not in script.fakes.__code__.co_varnames[: script.fakes.__code__.co_argcount]:
         raise MetricError(f"{path}:{domain[0]}: only of cyclegan.py a checkpoint draws two domains.")
-    return Pictures(path, script.fakes(args, checkpoint, count, *domain), count, about=f"drawn by {owner}.py")
+    about = f"drawn by {owner}.py"
+    if owner in ("bicyclegan", "cyclegan", "starGAN"):
+        about += " from test images, so near to them: compare with the training split"
+    pictures = script.fakes(args, checkpoint, count, *domain)
+    return Pictures(path, pictures, count, about=about, pixels=args.image_size)
 
 
-STAMP = ("net", "weights", "dims", "resize", "precision")  # of `protocol_of`, as a statistics file has them
 PYTORCH_FID = {"net": "Inception 2015-12-05", "resize": "torch bilinear", "precision": "fp32"}
 
 
@@ -1656,7 +1763,7 @@ def save_statistics(path: str | Path, features: Features, with_rows: bool = Fals
     """Write mu (d,) and sigma (d, d), float64, in pytorch-fid's format, and beside them n and the protocol, which other
     programs ignore. with_rows: also the features, float32 (n, d), for KID, floor and error bars. MetricError."""
     mu, sigma = features.moments or _moments(features.rows)
-    arrays = {"mu": mu, "sigma": sigma, "name": features.name, **features.protocol}
+    arrays = {"mu": mu, "sigma": sigma, "name": features.name, "note": features.note, **features.protocol}
     arrays |= {} if features.n is None else {"n": features.n}
     arrays |= {"features": features.rows} if with_rows and features.rows is not None else {}
     part = Path(path).with_name(f".{Path(path).name}.{os.getpid()}")
@@ -1676,7 +1783,7 @@ def load_statistics(path: str | Path) -> Features:
     taken for pytorch-fid's: torch bilinear, fp32. MetricError for what is damaged, no covariance, or pickled."""
     try:
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in {"mu", "sigma", "n", "name", "features", *STAMP} & set(file.files)}
+            arrays = {key: file[key] for key in {"mu", "sigma", "n", "note", "features", *STAMP} & set(file.files)}
         mu, sigma = (np.asarray(arrays[key], dtype=np.float64) for key in ("mu", "sigma"))
         n, rows = int(arrays["n"]) if "n" in arrays else None, arrays.get("features")
     except FileNotFoundError as error:
@@ -1691,7 +1798,9 @@ def load_statistics(path: str | Path) -> Features:
     if (np.diag(sigma) < 0).any() or not np.allclose(sigma, sigma.T, rtol=1e-6, atol=1e-8 * abs(sigma).max()):
         raise MetricError(f"{path}: sigma is no covariance: it is not symmetric, or has negative variances.")
     stamp = {key: str(arrays[key]) for key in STAMP if key in arrays}
-    note = "" if stamp else f"{path} has no stamp: taken for pytorch-fid's"
+    note = str(arrays.get("note", ""))
+    if not stamp:
+        note = "without a stamp, taken for pytorch-fid's (else say --inception-resize)"
     stamp = (stamp or PYTORCH_FID) | {"dims": str(d)}
     return Features(rows, stamp, None if rows is not None else (mu, sigma), n, str(path), note)
 
@@ -1753,17 +1862,16 @@ def judge(fake, test, train, judges: list[Net], cache: dict | None = None) -> li
         if key not in cache:
             images = data.images[_spaced(len(fake), len(data.images))]
             kept = Pictures(f"{data.name}-{side}", images, len(images))
-            cache[key] = extract(kept, net, cache=getattr(net, "cache", None)).rows
+            cache[key] = extract(kept, net, cache=getattr(net, "cache", None))
         return cache[key]
 
     for net in judges:
-        x, y = real(net, "test", test), inception_features(fake, net)
+        x, y = real(net, "test", test), extract(fake, net)
         scores.append(fid(x, y, net, real2=real(net, "train", train)))
-        scores[-1].note = _notes(scores[-1].note, *_small_note(fake, net))
         if _knows_classes(net):
-            splits = 10 if min(len(x), len(y)) >= 5000 else 1
-            x, y = (part[np.random.default_rng(0).permutation(len(part))] for part in (x, y))
-            scores += [inception_score(y, net, splits), _as_ceiling(inception_score(x, net, splits))]
+            splits = _parts(x.n, y.n)
+            scores += [inception_score(side, net, splits, shuffle=True) for side in (y, x)]
+            scores[-1] = _as_ceiling(scores[-1])
     return scores
 
 
@@ -2013,7 +2121,11 @@ def new_parser(
 
 
 @contextmanager
-def one_sentence(parser: argparse.ArgumentParser, *errors: type[Exception]) -> Iterator[None]:
+def one_sentence(
+    parser: argparse.ArgumentParser,
+    *errors: type[Exception],
+    stopped: str = "stopped; --resume auto continues from the last checkpoint",
+) -> Iterator[None]:
     """What a script does in here: an error of these types ends it with its sentence and exit status 2, Ctrl-C with 130.
     However it ends, it leaves torchrun's process group."""
     try:
@@ -2021,9 +2133,9 @@ def one_sentence(parser: argparse.ArgumentParser, *errors: type[Exception]) -> I
         if dist.is_initialized():
             dist.barrier()  # all leave together: one that leaves while others work may abort
     except (*errors, MetricError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
+        parser.exit(2, f"{parser.prog}: {error}\n" if str(error) else None)
     except KeyboardInterrupt:
-        parser.exit(130, f"\n{parser.prog}: stopped; --resume auto continues from the last checkpoint\n")
+        parser.exit(130, f"\n{parser.prog}: {stopped}\n")
     finally:
         leave_processes()
 
@@ -2362,7 +2474,8 @@ def build_parser() -> argparse.ArgumentParser:
         )
         add("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="auto = the best there is")
         add("--weights-dir", default="", help="folder with the weights of Inception, AlexNet and LPIPS")
-        add("--json", default="", metavar="FILE", help="also write the scores there; - = only them, on the screen")
+        if command != "save-stats":
+            add("--json", default="", metavar="FILE", help="also write the scores there; - = only them, on the screen")
         if command == "lpips-diversity":
             add("--pairs", default="all", choices=("all", "consecutive"), help="consecutive: as BicycleGAN's paper")
         if "lpips" in command:
@@ -2379,7 +2492,8 @@ def build_parser() -> argparse.ArgumentParser:
         if command in ("fid", "all"):
             add("--floor", metavar="REAL2", help="other real images, for the floor; else a half of REAL's")
         if command in ("is", "all"):
-            add("--splits", type=int, default=10, help="parts of the Inception Score, in file order")
+            add("--splits", type=int, help="parts of the Inception Score (10 from 5000 images on, else 1)")
+            add("--shuffle", default=True, action=switch, help="parts at random; else in file order, as first defined")
         if command in ("pr", "all"):
             add("--k", type=int, default=3, help="neighbours of precision and recall (density and coverage: 5)")
         if command == "save-stats":
@@ -2393,10 +2507,11 @@ def main(argv: list[str] | None = None) -> None:
 
     parser = build_parser()
     args = parser.parse_args(argv)
-    with one_sentence(parser, datasets.DataError):
+    with one_sentence(parser, datasets.DataError, stopped="stopped"):
         for flag in ("image_size", "num_images", "batch_size", "splits", "k"):
             if getattr(args, flag, None) is not None and getattr(args, flag) < 1:
                 raise MetricError(f"--{flag.replace('_', '-')} must be 1 or more.")
+        args.json = getattr(args, "json", "")
         if args.json and args.json != "-" and not Path(args.json).parent.is_dir():
             raise MetricError(f"--json {args.json}: there is no folder {Path(args.json).parent}.")
         device, rank, _ = pick_device(args.device)
@@ -2423,28 +2538,7 @@ def _net_command(args: argparse.Namespace, device: torch.device, rank: int) -> l
     """The commands that look at images through a network; under torchrun only rank 0 gets scores."""
     import datasets
 
-    operands = {side: getattr(args, side) for side in ("real", "fake", "floor") if getattr(args, side, None)}
-    size = {"image_size": args.image_size, "resize": args.resize}
-    for path in [path.partition(":")[0] for path in operands.values()]:
-        if args.image_size is None and path.endswith(".pt") and os.path.isfile(path):
-            size = _trained_size(path)  # what a model drew is compared with data of its size
-    how = size | {"data_dir": args.data_dir, "strict": args.strict, "device": args.device}
-    net = _data_classifier(args, size, device) if args.net == "classifier" else None
-    opened: dict[str, Pictures | Features] = {}
-    for side, path in operands.items():
-        many = getattr(opened.get("real"), "count", None) if path.partition(":")[0].endswith(".pt") else None
-        how["count"] = args.num_images or (many and min(many, 10_000))
-        opened[side] = open_pictures(path, channels=net.channels if net else 3, **how)
-    least = {"is": args.splits if args.command == "is" else 1, "pr": max(getattr(args, "k", 0), 5) + 1}
-    for pictures in opened.values():
-        if isinstance(pictures, Pictures) and pictures.count < least.get(args.command, 2):
-            need = f"{args.command} needs {least.get(args.command, 2)} or more"
-            raise MetricError(f"{pictures.name}: images {pictures.count}, and {need}.")
-    net = net or _load_net(args, device)
-    if args.command == "is":
-        _check_knows_classes(net)
-    if args.command == "save-stats" and not Path(args.out).absolute().parent.is_dir():
-        raise MetricError(f"{args.out} cannot be written: there is no folder {Path(args.out).parent}.")
+    opened, net = _open_operands(args, device)
     lpips = None
     if args.command == "all" and _are_paired(opened["real"], opened["fake"]):
         try:
@@ -2459,29 +2553,82 @@ def _net_command(args: argparse.Namespace, device: torch.device, rank: int) -> l
             datasets.warn(f"{pictures.name}{pictures.bad_files()}")
     if rank:
         return []
-    x, y, scores = seen.get("real"), seen.get("fake"), []
     if args.command == "save-stats":
-        save_statistics(args.out, x, args.features)
-        print(f"{args.out}: {x.n} images, {', '.join(filter(None, x.protocol.values()))}")
+        real = seen["real"]
+        save_statistics(args.out, real, args.features)
+        print(f"{args.out}: {real.n} images, {', '.join(filter(None, real.protocol.values()))}")
         return []
-    every, whole = args.command == "all", x is None or x.rows is not None
+    scores = _scores(args, net, seen.get("real"), seen["fake"], seen.get("floor"))
+    if lpips:
+        try:
+            scores.append(_paired_lpips(args, device, lpips))
+        except MetricError as error:
+            datasets.warn(f"without LPIPS of the paired images: {error}")
+    return scores
+
+
+def _open_operands(args: argparse.Namespace, device: torch.device) -> tuple[dict[str, Pictures | Features], Net]:
+    """-> the sets REAL, FAKE and REAL2, and the network. All that can be refused is refused here, before any work."""
+    operands = {side: getattr(args, side) for side in ("real", "fake", "floor") if getattr(args, side, None)}
+    size = {"image_size": args.image_size, "resize": args.resize}
+    checkpoints = [path for path in operands.values() if path.partition(":")[0].endswith(".pt")]
+    for path in checkpoints:
+        trained = _trained_size(path.partition(":")[0])
+        size = size if args.image_size else trained  # what a model drew is compared with data of its size
+    how = size | {"data_dir": args.data_dir, "strict": args.strict, "device": args.device}
+    net = _data_classifier(args, size, device) if args.net == "classifier" else None
+    opened: dict[str, Pictures | Features] = {}
+    for side, path in operands.items():
+        how["count"] = args.num_images
+        if path in checkpoints and isinstance(real := opened.get("real"), Pictures):
+            how["count"] = args.num_images or min(real.count, 10_000)  # as many as there are real ones
+        opened[side] = open_pictures(path, channels=net.channels if net else 3, **how)
+    if args.command == "save-stats":
+        if not args.out.endswith(".npz"):
+            raise MetricError(f"{args.out}: a file of statistics is called NAME.npz.")
+        if not Path(args.out).absolute().parent.is_dir():
+            raise MetricError(f"{args.out} cannot be written: there is no folder {Path(args.out).parent}.")
+    least = {"is": getattr(args, "splits", 0) or 1, "pr": max(getattr(args, "k", 0), 5) + 1}.get(args.command, 2)
+    for pictures in opened.values():
+        if isinstance(pictures, Pictures) and pictures.count < least:
+            raise MetricError(f"{pictures.name}: {args.command} needs {least} images or more, not {pictures.count}.")
+    net = net or _load_net(args, device)
+    if args.command == "is":
+        _check_knows_classes(net)
+    for features in opened.values():
+        if isinstance(features, Features):
+            _check_protocol(features, net)
+            if args.command in ("kid", "pr", "is"):
+                _need_rows(args.command, features)
+    return opened, net
+
+
+def _scores(args: argparse.Namespace, net: Net, x: Features | None, y: Features, floor: Features | None) -> list[Score]:
+    """Those that --command asks for; of `all`, those that can be had."""
+    every, whole = args.command == "all", y.rows is not None and (x is None or x.rows is not None)
+    scores = []
     if every or args.command == "fid":
-        scores.append(fid(x, y, net, real2=seen.get("floor")))
-    if every and whole and y.rows is not None or args.command == "kid":
+        scores.append(fid(x, y, net, real2=floor))
+    if every and whole or args.command == "kid":
         scores.append(kid(x, y, net))
-    if every and y.rows is not None and _knows_classes(net) or args.command == "is":
-        scores.append(inception_score(y, net, min(args.splits, y.n) if every else args.splits))
-        if every and whole:
-            scores.append(_as_ceiling(inception_score(x, net, min(args.splits, x.n))))
-    if every and whole and y.rows is not None and min(x.n, y.n) > max(args.k, 5) or args.command == "pr":
+    if every and whole and _knows_classes(net) or args.command == "is":
+        splits, how = args.splits or _parts(*(side.n for side in (x, y) if side)), {"shuffle": args.shuffle}
+        scores.append(inception_score(y, net, splits, **how))
+        if every:
+            scores.append(_as_ceiling(inception_score(x, net, splits, **how)))
+    if every and whole and min(x.n, y.n) > max(args.k, 5) or args.command == "pr":
         scores += precision_recall(x, y, net, args.k)
-    return scores + ([_paired_lpips(args, device, lpips)] if lpips else [])
+    return scores
 
 
 def _trained_size(path: str) -> dict:
     try:
+        if not os.path.exists(path):
+            raise MetricError(f"there is no checkpoint {path}.")
         flags = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["args"]
         return {"image_size": flags["image_size"], "resize": flags.get("resize", "crop")}
+    except MetricError:
+        raise
     except Exception as error:
         raise MetricError(f"{path} is not a checkpoint of a script of this folder.") from error
 
@@ -2493,8 +2640,8 @@ def _data_classifier(args: argparse.Namespace, size: dict, device: torch.device)
     name = (args.real if hasattr(args, "real") else args.fake).split(":")[0]
     if name not in datasets.KNOWN and not os.path.isdir(name) or size["image_size"] is None:
         raise MetricError(
-            "--net classifier learns from the data set that REAL names: give it as SET:test (python datasets.py lists "
-            "the sets), with --image-size."
+            "--net classifier learns from the data set that REAL (of `is`, FAKE) names: give it as SET:test (python "
+            "datasets.py lists the sets), with --image-size."
         )
     how = {"data_dir": args.data_dir, "resize": size["resize"], "channels": 0}
     train, test = (datasets.load(name, split, size["image_size"], **how) for split in ("train", "test"))
@@ -2521,7 +2668,8 @@ def _load_net(args: argparse.Namespace, device: torch.device) -> Net:
         function = getattr(module, name)
     except Exception as error:
         raise MetricError(f"--net {args.net} cannot be used ({type(error).__name__}: {error}).") from error
-    return Extractor(function, f"{Path(file).name}:{name}", device)
+    version = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    return Extractor(function, f"{Path(file).name}:{name}", device, version)
 
 
 def _pictures_for_lpips(args: argparse.Namespace, path: str) -> Pictures:

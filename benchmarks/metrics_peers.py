@@ -11,6 +11,7 @@ Ratio: theirs by ours. Ten minutes on one core.
 
 import argparse
 import contextlib
+import ctypes
 import importlib.metadata
 import io
 import json
@@ -77,7 +78,8 @@ def row(what: str, peer: str, n, ours, theirs, seconds=(None, None), note: str =
         relative = float(np.abs(np.subtract(ours, theirs)).max() / np.abs(theirs).max())
     entry = {"what": what, "peer": peer, "n": n, "ours": float(np.mean(ours)), "theirs": float(np.mean(theirs))}
     entry |= {"relative_difference": relative, "cpu_seconds_ours": seconds[0], "cpu_seconds_theirs": seconds[1]}
-    ROWS.append(entry | {"ratio": seconds[1] / seconds[0] if seconds[0] else None, "note": note})
+    ratio = (seconds[1] / seconds[0]) if seconds[0] else theirs / ours if relative is None and ours else None  # of MB
+    ROWS.append(entry | {"ratio": ratio, "note": note})
     print(f"{what}, {peer}, n = {n}", file=sys.stderr)
 
 
@@ -147,12 +149,12 @@ def our_features(resize: str, dims: int, path: Path):
     """-> a function (images, batch size) -> features (N, dims), as `their_features`."""
     net = metrics.load_inception(dims, path.parent, download=False, resize=resize.partition(",")[0])
 
-    def behind_range(x):
-        x = F.interpolate(x.float(), size=(299, 299), mode="bilinear", align_corners=False)
-        return net.body(((x - 128) / 128).contiguous(memory_format=torch.channels_last)).mean((2, 3))
+    def other_range(x):
+        x = F.interpolate(x, size=(299, 299), mode="bilinear", align_corners=False)
+        return ((x - 128) / 128).contiguous(memory_format=torch.channels_last)
 
     if resize == RANGE:
-        return partial(in_batches, behind_range)
+        net.enlarge = other_range
     return lambda images, size: metrics.inception_features(images, net, size)
 
 
@@ -236,23 +238,28 @@ def inception_rows(path: Path, notes: dict[int, str], rounds: int, n: int = 16) 
 
 def picture_rows(path: Path) -> None:
     """The 299-px pictures that enter the network, 0..255: our "pil bicubic" beside clean-fid's resize."""
-    net, caught = metrics.load_inception(64, path.parent, download=False, resize="pil bicubic"), []
-    net.body.register_forward_pre_hook(lambda module, inputs: caught.append(inputs[0] * 128 + 128))
+    net = metrics.load_inception(64, path.parent, download=False, resize="pil bicubic")
     for size in (64, 400) if "clean-fid" in FOUND else ():
-        noise = np.random.default_rng(0).integers(0, 256, (4, 3, size, size), dtype=np.uint8)
-        metrics.inception_features(noise, net)
-        theirs = clean_resize(torch.from_numpy(noise)).numpy()
-        row(f"noise of {size} px at 299 px, clipped", "clean-fid", 4, caught[-1].numpy(), theirs)
+        noise = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 3, size, size), dtype=np.uint8))
+        ours = net.enlarge(noise.float()) * 128 + 128
+        row(f"noise of {size} px at 299 px, clipped", "clean-fid", 4, ours.numpy(), clean_resize(noise).numpy())
 
 
 def peak_memory(build, *args, size: int) -> float:
-    """MB by which the peak of this process grows over what it holds with the network loaded, for two batches."""
+    """MB by which two batches raise the peak of this process over what it holds once it has looked at one image.
+
+    Not by getrusage: its peak counts that of the process that started this one.
+    """
     features, images = build(*args), photos(2 * size, 0)
-    with contextlib.suppress(OSError):  # Linux: forget the peak of the loading
-        Path("/proc/self/clear_refs").write_text("5")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    features(images[:1], 1)  # loads the code of the layers
+    with contextlib.suppress(OSError, AttributeError):  # glibc: what is free goes back to the system
+        ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    peaks = [Path("/proc/self/status").read_text()]
     features(images, size)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    peaks.append(Path("/proc/self/status").read_text())
+    before, after = (int(text.partition("VmHWM:")[2].split()[0]) for text in peaks)
+    return (after - before) / 1024
 
 
 def memory_rows(path: Path, dims: int = 2048) -> None:
@@ -263,7 +270,7 @@ def memory_rows(path: Path, dims: int = 2048) -> None:
     ours = fresh(our_features, "torch bilinear", dims, path, size=16)
     for peer, (_, default) in INCEPTION_PEERS.items():
         for size in (16, default) if default and peer in FOUND else ():
-            what = f"{dims}-d features, MB above the loaded network at batch 16, theirs at {size}"
+            what = f"{dims}-d features, MB that batches of 16 need, theirs at {size}"
             row(what, peer, 2 * size, ours, fresh(their_features, peer, dims, path, size=size), relative=None)
 
 
@@ -439,7 +446,8 @@ def main() -> None:
         path, notes = complete_weights(args.weights_dir, Path(folder))
         inception_rows(path, notes, max(1, args.rounds // 2))
         picture_rows(path)
-        memory_rows(path)
+        if os.access("/proc/self/clear_refs", os.W_OK):  # Linux
+            memory_rows(path)
         frechet_rows()
         kid_rows(path, args.rounds)
         inception_score_rows(path, args.rounds)

@@ -234,6 +234,7 @@ def test_the_command_measures_what_a_checkpoint_draws(opened, runs, sets, name, 
     flags = ["--net", f"{tmp_path / 'own.py'}:grid", "--num-images", "7", "--no-cache", "--json", "-"]
     metrics.main(["kid", f"{sets['CLASSES']}:test", runs[(name,)] + domain, *flags])
     (score,) = json.loads(capsys.readouterr().out)["scores"]
+    assert ("compare with the training split" in metrics.open_pictures(runs[(name,)]).about) == (name == "cyclegan")
     fake = torch.cat(list(script.fakes(args, checkpoint, 7, *filter(None, [domain[1:]]))))
     real = datasets.load(str(sets["CLASSES"]), "test", args.image_size, data_dir=args.data_dir).images  # at its size
     net = metrics.Extractor(grid, f"{tmp_path / 'own.py'}:grid")

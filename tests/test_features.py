@@ -27,12 +27,13 @@ def grid(images):
     return torch.nn.functional.adaptive_avg_pool2d(images.float().mean(dim=1), 4).flatten(1) / 255
 
 
-GRID = Extractor(grid)
+GRID = Extractor(grid, version="1")
 
 
 def net_of(dims, **facts):
     """A network for features made before."""
-    return SimpleNamespace(**{"name": "x", "weights": "", "dims": dims, "resize": "", **facts})
+    stamp = {"name": "x", "weights": "", "dims": dims, "resize": "", "domain": "", "precision": "fp32"}
+    return SimpleNamespace(**stamp | facts)
 
 
 def save(folder, images):
@@ -170,12 +171,32 @@ def test_without_rows_only_mean_and_covariance_are_left():
     assert lean.rows is None and lean.n == 50
     assert frechet_distance(lean, extract(other, GRID)) == pytest.approx(fid(whole, other, GRID).value, rel=1e-9)
     score = fid(lean, other, GRID)
-    assert score.kid is None and score.floor is None and "only statistics" in score.note
+    assert (
+        score.kid is None
+        and score.floor is None
+        and "statistics only" in score.note
+        and "of the fake side alone" in score.note
+    )
     assert score.std > 0  # of the images that are there
     for metric in (kid, metrics.precision_recall):
         with pytest.raises(MetricError) as error:
             metric(lean, other, GRID)
         check_sentence(error, "mean and a covariance")
+
+
+def test_a_reading_process_that_dies_is_a_sentence(tmp_path, monkeypatch):
+    class Dead:
+        def __init__(self, *_, **options):
+            assert options["num_workers"] == 0 and isinstance(options["generator"], torch.Generator)
+
+        def __iter__(self):
+            raise RuntimeError("DataLoader worker (pid 5) is killed")
+            yield
+
+    monkeypatch.setattr(torch.utils.data, "DataLoader", Dead)
+    with pytest.raises(MetricError) as error:
+        extract(save(tmp_path / "set", random_images(3, size=16)), GRID)
+    assert "has died" in str(error.value) and "pid 5" in str(error.value)
 
 
 def test_nan_features_are_found_where_they_come():
@@ -201,7 +222,7 @@ def test_features_are_kept_until_an_image_or_the_protocol_changes(tmp_path):
         calls.append(len(images))
         return grid(images)
 
-    net = Extractor(counting)
+    net = Extractor(counting, version="1")
 
     def looks(net=net, source=folder):
         calls.clear()
@@ -223,8 +244,17 @@ def test_features_are_kept_until_an_image_or_the_protocol_changes(tmp_path):
     assert looks(source=[images]) == 9 and looks(source=[images]) == 9  # who knows what an iterable gives
 
 
+def test_features_of_a_function_that_may_change_are_not_kept(tmp_path):
+    extract(random_images(5, size=16), Extractor(grid), cache=tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+    one, two = (Extractor(grid, version=version) for version in "12")
+    for net in (one, two, one):
+        extract(random_images(5, size=16), net, cache=tmp_path / "cache")
+    assert one.weights != two.weights and len(list((tmp_path / "cache").iterdir())) == 2
+
+
 @pytest.mark.parametrize("damage", ["cut", "bit", "empty", "pickle", "other dims", "no folder"])
-def test_damaged_kept_features_are_made_anew(damage, tmp_path):
+def test_damaged_kept_features_are_made_anew(damage, tmp_path, capsys):
     images, cache = random_images(9, size=16), tmp_path / "cache"
     expected = extract(images, GRID, cache=cache).rows
     (file,) = cache.iterdir()
@@ -238,6 +268,7 @@ def test_damaged_kept_features_are_made_anew(damage, tmp_path):
     elif damage == "no folder":
         cache = file / "below a file"
     assert (extract(images, GRID, cache=cache).rows == expected).all()
+    assert ("not kept" in capsys.readouterr().err) == (damage == "no folder")
     if damage != "no folder":
         assert metrics._kept_features(file, 16) is not None
 
@@ -272,6 +303,12 @@ def test_bf16_is_near_and_stamped_and_never_mixed():
     with pytest.raises(MetricError) as message:
         fid(rough, images, net)
     check_sentence(message, "precision bf16, not fp32")
+
+
+def test_pil_resize_of_a_long_side_is_put_together():
+    matrix = metrics._pil_rows(1000, torch.device("cpu"))
+    whole = Image.fromarray(np.eye(1000, dtype=np.float32)).resize((1000, 299), Image.BICUBIC)
+    assert (matrix.numpy() == np.array(whole)).all()
 
 
 def test_pil_resize_by_pillow():
@@ -375,6 +412,30 @@ def test_confidence_costs_no_look_and_can_be_left_out():
     assert fid(x[:15], y, net_of(4)).std is None  # too few to halve
 
 
+def test_a_floor_of_fewer_images_stands_beside_the_score_of_as_few():
+    x, y = normal(100, 4), normal(90, 4, 1)
+    score, order = fid(x, y, net_of(4)), np.random.default_rng(0).permutation(100)
+    fewer = y[np.random.default_rng(0).permutation(90)[:50]]
+    expected = np.mean([frechet_distance(x[part], fewer) for part in (order[:50], order[50:])])
+    assert score.floor_n == 50 and score.at_floor_n == pytest.approx(expected, rel=1e-9)
+    assert f"at n=50, where this is {score.at_floor_n:.4g}" in str(score)
+    assert fid(x, y[:50], net_of(4)).at_floor_n is None  # the same n
+    equal = [fid(normal(100, 16, 2 * i), normal(100, 16, 2 * i + 1), net_of(16)) for i in range(30)]
+    assert np.mean([s.at_floor_n for s in equal]) == pytest.approx(np.mean([s.floor for s in equal]), rel=0.1)
+
+
+def test_what_differs_between_the_sides_is_said_of_each(tmp_path):
+    images = random_images(20, size=40)
+    folder = save(tmp_path / "set", images)
+    small = fid(folder, open_pictures(folder, image_size=16), random_inception(64))
+    assert "real: as they are; fake: 16 px, crop" in small.note and "below 32 px" in small.note
+    both = fid(open_pictures(folder, image_size=16), open_pictures(folder, image_size=16), random_inception(64))
+    assert both.note.startswith("16 px, crop;") and both.note.count("16 px") == 1
+    assert "below 32 px" not in fid(folder, images, random_inception(64)).note
+    metrics.save_statistics(tmp_path / "s.npz", extract(open_pictures(folder, image_size=16), random_inception(64)))
+    assert "real: 16 px, crop; fake: as they are" in fid(tmp_path / "s.npz", images, random_inception(64)).note
+
+
 @pytest.mark.parametrize("n", [800, 7000])
 def test_statistics_of_many_images_are_exact_in_every_way(n):
     """More images than dims, so that moments are used, in halves too."""
@@ -405,7 +466,12 @@ def test_fid_at_infinite_n_removes_the_bias_and_is_refused_below_5000():
 
 def test_few_images_are_warned_of_in_plain_words():
     score = fid(normal(50, 64), normal(40, 64, 1), net_of(64))
-    assert "40 images are too few for 64 dims" in score.note and "trust the KID" in score.note
+    assert "40 images are too few for 64 dims" in score.note and "as its floor shows; compare" in score.note
+    assert (
+        "trust the KID" in fid(normal(120, 128), normal(110, 128, 1), net_of(128)).note
+    )  # which has an error bar then
+    bare = fid(normal(3, 64), normal(40, 64, 1), net_of(64), confidence=False)
+    assert "as its floor" not in bare.note and "3 images are too few" in bare.note
     assert "too few" not in fid(normal(100, 64), normal(65, 64, 1), net_of(64)).note
 
 
@@ -414,12 +480,14 @@ def test_kid_of_many_images_is_the_mean_over_blocks_of_all(monkeypatch):
     whole = kid(x, y, net_of(6))
     monkeypatch.setattr(metrics, "KID_BLOCK", 100)
     score = kid(x, y, net_of(6))
-    blocks = [metrics._mmd(x[i::3], y[i::3]) for i in range(3)]
+    blocks = [metrics._mmd(x[i::3], y[i::3])[0] for i in range(3)]
     assert score.value == pytest.approx(np.mean(blocks), rel=1e-12) and "3 blocks" in score.note
     assert score.value == pytest.approx(whole.value, abs=3 * whole.std) and "blocks" not in whole.note.partition(";")[2]
     values = [kid(normal(250, 6, 2 * i), normal(250, 6, 2 * i + 1), net_of(6)).value for i in range(40)]
     assert abs(np.mean(values)) < 3 * np.std(values) / 40**0.5  # unbiased
-    assert kid(x, y[:5], net_of(6)).value == pytest.approx(metrics._mmd(x, y[:5]))  # too few to be cut
+    assert score.std == pytest.approx(whole.std, rel=0.5)
+    few = kid(x, y[:5], net_of(6))  # too few to be cut: so not all of the others
+    assert few.value == pytest.approx(metrics._mmd(x[::3], y[:5])[0]) and (few.n_real, few.n_fake) == (300, 5)
 
 
 # ----- Precision and recall
@@ -627,3 +695,14 @@ def test_two_processes_share_the_images_and_agree_with_one(run, tmp_path):
     assert one == two and len(one) == 6  # to the bit
     assert one[0]["n_fake"] == 26 and done.stdout.count("own FID-16") == 1
     assert done.stderr.count("left out 3 files: 0003.png (not a picture), 0007.png") == 1
+
+
+def test_a_bad_file_ends_all_processes_with_one_sentence(run, tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    folder = save(tmp_path / "set", random_images(9, size=16))
+    (folder / "0004.png").write_text("bad")  # in a piece of the second process
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    flags = ["kid", folder, folder, "--net", f"{tmp_path / 'own.py'}:grid", "--batch-size", 4, "--strict"]
+    done = run("metrics.py", *flags, launcher=launcher, check=False)
+    assert done.returncode != 0 and done.stderr.count("0004.png cannot be read (not a picture)") == 1
+    assert "metrics.MetricError" not in done.stderr and "RuntimeError" not in done.stderr

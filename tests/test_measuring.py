@@ -1,6 +1,7 @@
 """`python metrics.py`: every command on every kind of set, what it says and writes, its one sentence on bad input."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 from test_features import OWN, grid, save
 from test_metrics import random_images, random_lpips, save_inception
 
+import datasets
 import metrics
 
 
@@ -112,7 +114,7 @@ def test_the_floor_can_be_that_of_other_real_images(measure, sets):
     (score,) = measure("fid real fake --floor real2", *MINE)
     assert score["floor_n"] == 16 and "floor:" not in score["note"]
     x, y = (grid(random_images(n, size=40, seed=seed)).numpy() for n, seed in ((20, 0), (25, 5)))
-    y = y[:16]
+    y = y[metrics._spaced(16, 25)]
     assert measure.lines and score["floor"] == pytest.approx(metrics.frechet_distance(x, y), rel=1e-6)
 
 
@@ -144,7 +146,7 @@ def test_diversity_of_folders_of_samples(measure, sets, weights):
 
 def test_statistics_are_saved_and_serve_in_place_of_the_images(measure, sets, capsys):
     metrics.main(["save-stats", "real", "stats.npz", *MINE])
-    assert "stats.npz: 20 images, own.py:grid, 16, fp32" in capsys.readouterr().out
+    assert re.search(r"stats.npz: 20 images, own.py:grid, \w{8}, 16, fp32\n", capsys.readouterr().out)
     (whole,), (score,) = measure("fid real fake", *MINE), measure("fid stats.npz fake", *MINE)
     assert score["value"] == pytest.approx(whole["value"], rel=1e-6) and score["kid"] is None
     assert [s["metric"] for s in measure("all stats.npz fake", *MINE)] == ["own FID"]
@@ -205,13 +207,15 @@ def test_the_classifier_of_a_data_set_is_a_network_like_others(measure, data_dir
         ("fid digits:test:11 fake --image-size 28", ["11", "0, 1, 2"]),
         ("fid edges2faces:test:C fake --image-size 16", ["sides A and B"]),
         ("fid empty fake", ["empty", "no images"]),
-        ("fid one fake", ["one", "2 or more"]),
-        ("pr few fake", ["few", "6 or more"]),
-        ("is few --splits 4", ["few", "4 or more"]),
+        ("fid one fake", ["one", "2 images or more"]),
+        ("pr few fake", ["few", "6 images or more"]),
+        ("is few --splits 4", ["few", "4 images or more"]),
         ("fid real/0000.png fake", ["neither a folder"]),
         ("fid real bad.npz", ["bad.npz"]),
         ("fid real absent.npz", ["absent.npz"]),
         ("fid real absent.pt", ["no checkpoint absent.pt"]),
+        ("fid digits:test absent.pt", ["no checkpoint absent.pt"]),
+        ("save-stats real stats", ["NAME.npz"]),
         ("fid real bad.pt", ["bad.pt", "not a checkpoint"]),
         ("fid real other.pt", ["other.pt", "not a checkpoint"]),
         ("fid real fake --net own.py:absent", ["own.py:absent"]),
@@ -271,3 +275,57 @@ def test_lpips_needs_pairs(sets):
     for x, y, part in ((images, images[:5], "has 5 images"), ("real", images, "two folders"), ([], [], "one pair")):
         with pytest.raises(metrics.MetricError, match=part):
             metrics.lpips_distance(x, y, net)
+
+
+def test_the_inception_score_of_images_sorted_by_class_takes_parts_at_random(measure, data_dir, monkeypatch):
+    monkeypatch.setattr(metrics, "CLASSIFIER_STEPS", (60, 60))
+    how = ("--data-dir", data_dir, "--image-size", 28, "--net", "classifier")
+    data = datasets.load("digits", "test", 28, data_dir=data_dir)
+    order = np.argsort(data.labels, kind="stable")
+    monkeypatch.setattr(metrics, "_only", lambda *_: data.images[order])
+    (one,), (parts,) = measure("is digits:test", *how), measure("is digits:test --splits 10", *how)
+    (sorted_parts,) = measure("is digits:test --splits 10 --no-shuffle", *how)
+    assert one["std"] is None and parts["value"] > 0.9 * one["value"] > 1.5 * sorted_parts["value"]
+    assert "10 parts at random" in parts["note"] and "10 parts in file order" in sorted_parts["note"]
+    assert (metrics._parts(5000, 6000), metrics._parts(4999, 6000)) == (10, 1)
+
+
+def test_what_lpips_cannot_compare_costs_no_other_score(measure, sets, weights, capsys):
+    save(sets / "small", random_images(20, size=28))
+    names = [score["metric"] for score in measure("all real small --weights-dir weights", *MINE)]
+    assert names == [f"own {name}" for name in "FID KID precision recall density coverage".split()]
+    metrics.main(["all", "small", "small", "--weights-dir", "weights", *MINE])
+    assert (
+        "without LPIPS of the paired images: LPIPS needs images of at least 31 px, not 28x28" in capsys.readouterr().err
+    )
+    (sets / "weights" / "lpips_alex.pth").write_bytes(b"")
+    metrics.main(["all", "real", "real", "--weights-dir", "weights", *MINE])
+    assert "without LPIPS" in capsys.readouterr().err
+
+
+def test_an_edited_network_is_looked_through_anew(measure, sets):
+    (before,) = measure("fid real fake", *MINE)
+    (sets / "own.py").write_text(OWN.replace("/ 255", "/ 25.5"))
+    (after,) = measure("fid real fake", *MINE)
+    assert after["value"] == pytest.approx(100 * before["value"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "command", ["kid stats.npz fake", "pr fake stats.npz", "fid other.npz fake", "fid fake other.npz"]
+)
+def test_statistics_that_do_not_suit_are_refused_before_an_image_is_seen(command, sets, complaint, monkeypatch):
+    metrics.main(["save-stats", "real", "stats.npz", *MINE])
+    np.savez(sets / "other.npz", mu=np.zeros(7), sigma=np.eye(7))
+    monkeypatch.setattr(metrics, "_look", lambda *_: pytest.fail("an image was looked at"))
+    complaint(command, *MINE)
+
+
+def test_control_c_ends_with_a_word(sets, capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(metrics, "_look", interrupt)
+    with pytest.raises(SystemExit) as stop:
+        metrics.main(["fid", "real", "fake", *MINE])
+    text = capsys.readouterr().err
+    assert stop.value.code == 130 and text.endswith("metrics.py: stopped\n") and not (sets / "data").exists()

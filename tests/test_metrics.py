@@ -304,10 +304,10 @@ def test_fid_is_the_distance_of_the_features_with_a_floor():
     x, y, z = (inception_features(images, net) for images in (real, fake, real2))
     score = fid(real, fake, net, real2)
     assert score.value == pytest.approx(frechet_distance(x, y), rel=1e-9)
-    assert score.floor == pytest.approx(frechet_distance(x, z[:6]), rel=1e-9)
+    assert score.floor == pytest.approx(frechet_distance(x, z[[0, 1, 2, 4, 5, 6]]), rel=1e-9)  # evenly spaced
     assert (score.n_real, score.n_fake, score.floor_n, score.dims) == (10, 6, 6, 64)
     assert "6 images are too few for 64 dims" in score.note
-    assert fid(x, y, net, z) == dataclasses.replace(score, value=fid(x, y, net).value, floor=fid(x, z[:6], net).value)
+    assert fid(x, y, net, z) == dataclasses.replace(score, kid=kid(x, y, net).value)
     halves = fid(real, fake, net)
     order = np.random.default_rng(0).permutation(10)
     assert halves.floor == pytest.approx(frechet_distance(x[order[5:]], x[order[:5]]), rel=1e-9)
@@ -335,7 +335,7 @@ def test_fid_notes_small_images_and_refuses_other_features():
     check_sentence(error, "two images")
 
 
-STUB = SimpleNamespace(dims=3, name="stub", weights="", resize="")
+STUB = SimpleNamespace(dims=3, name="stub", weights="", resize="", domain="", precision="fp32")
 
 
 def test_kid_by_the_definition():
@@ -348,14 +348,27 @@ def test_kid_by_the_definition():
     assert kid(x[::-1], y, STUB).value == pytest.approx(expected, rel=1e-12)
 
 
-def test_kid_in_slices_and_its_error_bar():
-    x, y = RNG.normal(size=(1500, 3)), RNG.normal(size=(1100, 3)) + 0.5
-    score = kid(x, y, STUB)
+def plain_kid(x, y):
     kernel = [(a @ b.T / 3 + 1) ** 3 for a, b in ((x, x), (y, y), (x, y))]
     within = sum((m.sum() - np.trace(m)) / (len(m) * (len(m) - 1)) for m in kernel[:2])
-    assert score.value == pytest.approx(within - 2 * kernel[2].mean(), rel=1e-9)
-    blocks = [kid(x[i::10], y[i::10], STUB).value for i in range(10)]
-    assert score.std == pytest.approx(np.std(blocks, ddof=1) / 10**0.5, rel=1e-12)
+    return within - 2 * kernel[2].mean()
+
+
+def test_kid_of_groups_and_its_jackknife():
+    x, y = RNG.normal(size=(1503, 3)), RNG.normal(size=(1107, 3)) + 0.1
+    score = kid(x, y, STUB)
+    assert score.value == pytest.approx(plain_kid(x, y), rel=1e-9)
+    tenths = np.arange(1503) % 10, np.arange(1107) % 10
+    without = [plain_kid(x[tenths[0] != i], y[tenths[1] != i]) for i in range(10)]
+    assert score.std == pytest.approx(np.sqrt(0.9 * np.square(np.array(without) - np.mean(without)).sum()), rel=1e-6)
+    assert kid(x[:99], y, STUB).std is None
+
+
+def test_the_error_bar_of_kid_is_its_standard_error():
+    """Away from 0, where it is not too large, as it is near 0."""
+    scores = [kid(RNG.normal(size=(300, 3)), RNG.normal(size=(300, 3)) + 0.5, STUB) for _ in range(60)]
+    true = np.std([score.value for score in scores])
+    assert np.mean([score.std for score in scores]) == pytest.approx(true, rel=0.3)
 
 
 def test_kid_is_unbiased():
@@ -376,7 +389,7 @@ def test_kid_refuses_one_image_and_nan():
 def logits_net() -> SimpleNamespace:
     """The first 1008 features are the logits; a bias that would change every score must be ignored."""
     fc = SimpleNamespace(weight=torch.eye(1008, 2048), bias=torch.arange(1008.0))
-    net = SimpleNamespace(dims=2048, name="stub", weights="", resize="", fc=fc)
+    net = SimpleNamespace(**{**vars(STUB), "dims": 2048}, fc=fc)
     net.log_probs = MethodType(metrics.Inception.log_probs, net)
     return net
 

@@ -168,7 +168,7 @@ def test_kid_and_frechet_distance_are_those_of_torchmetrics():
     image = pytest.importorskip("torchmetrics.image")
     x, y = (np.random.default_rng(seed).normal(size=(200, 24)) * (1 + seed / 5) for seed in (0, 1))
     kernel = pytest.importorskip("torchmetrics.image.kid").poly_mmd
-    stub = SimpleNamespace(name="", weights="", dims=24, resize="")
+    stub = SimpleNamespace(name="", weights="", dims=24, resize="", domain="", precision="fp32")
     expected = kernel(*(torch.from_numpy(rows) for rows in (x, y)), degree=3, gamma=None, coef=1.0).item()
     assert metrics.kid(x, y, stub).value == pytest.approx(expected, rel=1e-6)
 
