@@ -87,12 +87,13 @@ class Score:
         spread, kid_spread = ("" if std is None else f" ± {std:.2g}" for std in (self.std, self.kid_std))
         sets = [f"{side} {n}" for side, n in (("fake", self.n_fake), ("real", self.n_real)) if n is not None]
         bound = "" if self.metric.split()[-1] in ("precision", "recall", "density", "coverage") else " floor"
-        here = "" if self.at_floor_n is None else f", where this is {self.at_floor_n:.4g}"
+        here = "" if self.floor_n is None else f" at n={self.floor_n}"
+        here += "" if self.at_floor_n is None else f", where this is {self.at_floor_n:.4g}"
         facts = [
             "" if self.kid is None else f"KID {self.kid:.3g}{kid_spread}",
             "" if self.infinite is None else f"at infinite n {self.infinite:.4g}",
             " vs ".join(sets),
-            "" if self.floor is None else f"real-real{bound} {self.floor:.4g} at n={self.floor_n}{here}",
+            "" if self.floor is None else f"real-real{bound} {self.floor:.4g}{here}",
             f"{self.net} {self.weights}".strip()
             + (f", {self.resize} 299" if self.resize else "")
             + (f", {self.precision}" if self.precision != "fp32" else ""),
@@ -835,7 +836,7 @@ def extract(
         source = open_pictures(source, channels=net.channels)
     if isinstance(source, Features):
         return _check_protocol(source, net)
-    if isinstance(source, tuple):
+    if isinstance(source, tuple) and not any(np.ndim(part) == 4 for part in source):  # else a tuple of batches
         return Features(None, {}, tuple(np.asarray(part, dtype=np.float64) for part in source))
     if not isinstance(source, Pictures):
         if getattr(source, "ndim", 0) == 2:
@@ -976,7 +977,8 @@ def _keep_features(path: Path, rows: np.ndarray) -> None:
 
 
 def _check_finite(*arrays: np.ndarray) -> None:
-    if not all(np.isfinite(array).all() for array in arrays):
+    parts = (array[start : start + CHUNK] for array in arrays for start in range(0, len(array), CHUNK))
+    if not all(np.isfinite(part).all() for part in parts):
         raise MetricError("the features hold NaN or infinite values: check the images and the network's weights.")
 
 
@@ -1451,7 +1453,7 @@ def lpips_distance(x, y, net: LPIPS) -> Score:
                 raise MetricError(f"LPIPS needs pairs: one side has {i} images, the other one more.")
             if tuple(a.shape) != tuple(b.shape):
                 which = names[i] if names else f"pair {i}"
-                sizes = " and ".join(f"{image.shape[-1]}x{image.shape[-2]}" for image in (a, b))
+                sizes = " and ".join(f"{x.shape[-1]}x{x.shape[-2]} with {x.shape[0]} channels" for x in (a, b))
                 raise MetricError(f"LPIPS compares images of one size, and {which} has {sizes}: try --image-size.")
             if waiting and (len(waiting) == 16 or waiting[0][0].shape != a.shape):
                 measure()
@@ -1483,7 +1485,7 @@ def _unit_range(image) -> torch.Tensor:
 
 
 def _stems(pictures: "Pictures") -> dict[str, int]:
-    """{name without its ending: number of the file}, by name."""
+    """{name without its ending: number of the file}, by name; of two files of one such name the later."""
     return {stem: i for stem, i in sorted((os.path.splitext(name)[0], i) for i, name in enumerate(pictures.names))}
 
 
@@ -1494,6 +1496,10 @@ def _paired(x: "Pictures", y: "Pictures") -> tuple[Iterator, Iterator, list[str]
             name = getattr(pictures, "name", "") or "one side"
             raise MetricError(f"{name} is not a folder: LPIPS compares the images of two folders, or two tensors.")
     a, b = _stems(x), _stems(y)
+    for pictures, stems in ((x, a), (y, b)):
+        if twice := sorted(set(range(len(pictures.names))) - set(stems.values())):
+            name = pictures.names[twice[0]]
+            raise MetricError(f"{pictures.name} holds {name} and another file of that name: lpips pairs them by name.")
     if alone := sorted(set(a) ^ set(b)):
         where = x.name if alone[0] in a else y.name
         raise MetricError(
@@ -1784,13 +1790,18 @@ def load_statistics(path: str | Path) -> Features:
     try:
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {key: file[key] for key in {"mu", "sigma", "n", "note", "features", *STAMP} & set(file.files)}
+        if not all(np.isrealobj(arrays[key]) for key in ("mu", "sigma")):
+            raise ValueError("complex numbers")
         mu, sigma = (np.asarray(arrays[key], dtype=np.float64) for key in ("mu", "sigma"))
-        n, rows = int(arrays["n"]) if "n" in arrays else None, arrays.get("features")
+        rows = np.asarray(arrays["features"], dtype=np.float32) if "features" in arrays else None
+        n = int(arrays["n"]) if "n" in arrays else None
     except FileNotFoundError as error:
         raise MetricError(f"there is no file {path}.") from error
     except Exception as error:  # numpy raises a dozen types; a pickle, which could run code, is a ValueError
         message = "it is damaged, holds pickled objects, or is no .npz with mu and sigma; make it anew"
         raise MetricError(f"{path} cannot be read as statistics: {message}.") from error
+    if n is not None and n < 2:
+        raise MetricError(f"{path}: statistics of {n} images; two or more are needed.")
     d = mu.shape[0] if mu.ndim == 1 else 0
     if not d or sigma.shape != (d, d) or (rows is not None and (rows.ndim != 2 or rows.shape[1] != d)):
         raise MetricError(f"{path}: mu {mu.shape} and sigma {sigma.shape} are no mean and covariance of one set.")
@@ -2576,12 +2587,16 @@ def _open_operands(args: argparse.Namespace, device: torch.device) -> tuple[dict
         trained = _trained_size(path.partition(":")[0])
         size = size if args.image_size else trained  # what a model drew is compared with data of its size
     how = size | {"data_dir": args.data_dir, "strict": args.strict, "device": args.device}
+    if args.net != "inception" and (args.dims, args.inception_resize, args.bf16) != (2048, "torch", False):
+        raise MetricError("--dims, --inception-resize and --bf16 are options of --net inception.")
     net = _data_classifier(args, size, device) if args.net == "classifier" else None
     opened: dict[str, Pictures | Features] = {}
     for side, path in operands.items():
         how["count"] = args.num_images
-        if path in checkpoints and isinstance(real := opened.get("real"), Pictures):
-            how["count"] = args.num_images or min(real.count, 10_000)  # as many as there are real ones
+        real = opened.get("real")
+        many = real.count if isinstance(real, Pictures) else real and real.n
+        if path in checkpoints and many:
+            how["count"] = args.num_images or min(many, 10_000)  # as many as there are real ones
         opened[side] = open_pictures(path, channels=net.channels if net else 3, **how)
     if args.command == "save-stats":
         if not args.out.endswith(".npz"):
@@ -2611,10 +2626,11 @@ def _scores(args: argparse.Namespace, net: Net, x: Features | None, y: Features,
         scores.append(fid(x, y, net, real2=floor))
     if every and whole or args.command == "kid":
         scores.append(kid(x, y, net))
-    if every and whole and _knows_classes(net) or args.command == "is":
-        splits, how = args.splits or _parts(*(side.n for side in (x, y) if side)), {"shuffle": args.shuffle}
+    if every and y.rows is not None and _knows_classes(net) or args.command == "is":
+        counts = [side.n for side in (x, y) if side and side.rows is not None]
+        splits, how = args.splits or _parts(*counts), {"shuffle": args.shuffle}
         scores.append(inception_score(y, net, splits, **how))
-        if every:
+        if every and whole:
             scores.append(_as_ceiling(inception_score(x, net, splits, **how)))
     if every and whole and min(x.n, y.n) > max(args.k, 5) or args.command == "pr":
         scores += precision_recall(x, y, net, args.k)
@@ -2653,8 +2669,6 @@ def _load_net(args: argparse.Namespace, device: torch.device) -> Net:
     if args.net == "inception":
         resize = INCEPTION_RESIZES[args.inception_resize]
         return load_inception(args.dims, folder, device, resize=resize, bf16=args.bf16)
-    if args.bf16:
-        raise MetricError("--bf16 is an option of --net inception.")
     if args.net == "torchvision":
         return load_torchvision_inception(folder, device)
     file, colon, name = args.net.rpartition(":")
@@ -2679,7 +2693,7 @@ def _pictures_for_lpips(args: argparse.Namespace, path: str) -> Pictures:
 
 
 def _are_paired(a, b) -> bool:
-    return all(isinstance(x, Pictures) and len(x.names) > 1 for x in (a, b)) and _stems(a).keys() == _stems(b).keys()
+    return all(isinstance(x, Pictures) and len(x.names) > 1 for x in (a, b)) and set(_stems(a)) == set(_stems(b))
 
 
 def _paired_lpips(args: argparse.Namespace, device: torch.device, net: LPIPS | None = None) -> Score:

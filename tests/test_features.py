@@ -79,6 +79,7 @@ def test_a_set_gives_the_same_features_whatever_it_is(tmp_path):
     images = random_images(37, size=16)
     expected = grid(images).numpy()
     folder = save(tmp_path / "set", images)
+    assert (extract((images[:20], images[20:]), GRID).rows == expected).all()  # a tuple, but no mean and covariance
     loaders = [
         torch.utils.data.DataLoader(images, batch_size=10),
         torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images, torch.arange(37)), batch_size=8),
@@ -363,12 +364,18 @@ def test_torchvisions_inception_is_torchvisions():
     reference = models.inception_v3(weights=None, init_weights=False, transform_input=True).eval()
     state = reference.state_dict()
     net = metrics.TorchvisionInception().load({k: v for k, v in state.items() if "num_batches" not in k})
+    for key, value in state.items():  # else its BatchNorms leave hardly a difference between images
+        if "running" in key:
+            value.uniform_(0.01, 0.1)
+    net.load({k: v for k, v in state.items() if "num_batches" not in k})
     images = random_images(3)
+    images[1:] //= 3
     large = torch.nn.functional.interpolate(images.float() / 255, size=(299, 299), mode="bilinear")
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     with torch.inference_mode():
         expected = reference((large - mean) / std).double().log_softmax(dim=1)
         torch.testing.assert_close(net.log_probs(net(images)), expected, rtol=1e-4, atol=1e-5)
+        assert (expected[0] - expected[1]).abs().max() > 1e-2
     score = metrics.inception_score(images, net, splits=1)
     assert score.metric == "torchvision IS" and "1000 classes" in score.note
 
@@ -614,11 +621,12 @@ BROKEN = {
     "not symmetric": {"mu": MU, "sigma": np.triu(np.ones((4, 4)))},
     "negative": {"mu": MU, "sigma": -SIGMA},
     "other features": {"mu": MU, "sigma": SIGMA, "features": np.ones((3, 5), np.float32)},
+    "features of words": {"mu": MU, "sigma": SIGMA, "features": np.array([["a"] * 4] * 3)},
+    "of one image": {"mu": MU, "sigma": SIGMA, "n": 1},
     "no number": {"mu": MU, "sigma": SIGMA, "n": "many"},
 }
 
 
-@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("kind", BROKEN)
 def test_broken_or_hostile_statistics_are_refused(kind, tmp_path, capsys):
     file, content = tmp_path / "stats.npz", BROKEN[kind]
@@ -683,7 +691,7 @@ def grid(images):
 
 def test_two_processes_share_the_images_and_agree_with_one(run, tmp_path):
     (tmp_path / "own.py").write_text(OWN)
-    real = save(tmp_path / "real", random_images(37, size=16))
+    real = save(tmp_path / "real", random_images(41, size=16))
     fake = save(tmp_path / "fake", random_images(29, size=20, seed=1))
     for number in (3, 7, 22):  # in pieces of both processes
         (fake / f"{number:04d}.png").write_text("bad")
@@ -706,3 +714,273 @@ def test_a_bad_file_ends_all_processes_with_one_sentence(run, tmp_path):
     done = run("metrics.py", *flags, launcher=launcher, check=False)
     assert done.returncode != 0 and done.stderr.count("0004.png cannot be read (not a picture)") == 1
     assert "metrics.MetricError" not in done.stderr and "RuntimeError" not in done.stderr
+
+
+# ----- What small slips would change
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 7])
+@pytest.mark.parametrize("kind", ["array", "folder", "batches"])
+def test_processes_share_a_set_piece_by_piece(kind, world, tmp_path):
+    images = random_images(11, size=8)
+    folder = save(tmp_path / "set", images)
+    ranks = []
+    for rank in range(world):
+        source = {"array": images, "batches": iter(images.split(4))}.get(kind)
+        pictures = open_pictures(folder) if source is None else metrics.Pictures("", source)
+        ranks.append(list(pictures.pieces(2, rank, world)))
+    assert len({len(pieces) for pieces in ranks}) == 1  # the processes meet after each piece
+    rows = list(zip(*ranks, strict=True))
+    found = [piece for row in rows for piece in row if piece is not None]
+    assert max(map(len, found)) == 2 and all(row[0] is not None for row in rows)
+    assert (np.stack([np.asarray(image) for piece in found for image in piece]) == images.numpy()).all()
+
+
+def test_alone_no_other_process_is_waited_for(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    assert extract(random_images(3, size=8), GRID).n == 3  # rank 0 of a training run
+
+
+def test_the_batch_size_is_that_asked_for_or_the_networks():
+    calls = []
+    net = Extractor(lambda images: calls.append(len(images)) or grid(images))
+    for size, expected in ((5, [5, 5, 5, 5]), (None, [16, 4])):
+        calls.clear()
+        extract(random_images(20, size=8), net, batch_size=size)
+        assert calls == expected
+
+
+def test_a_judge_whose_features_grow_with_the_image_is_refused():
+    net = Extractor(lambda images: images.flatten(1).float(), name="mine")
+    assert net.dims == 3 * 64 * 64
+    with pytest.raises(MetricError) as error:
+        extract(random_images(2, size=16), net)
+    check_sentence(error, "mine", "(2, 768)")
+
+
+def test_every_network_takes_grey_images(monkeypatch):
+    models = pytest.importorskip("torchvision.models")
+    state = models.inception_v3(weights=None, init_weights=False).state_dict()
+    monkeypatch.setattr(metrics, "_find_weights", lambda *_: (state, "01234567"))
+    net, grey = metrics.load_torchvision_inception(), random_images(2)[:, :1]
+    assert net.weights == "01234567"
+    for judge in (net, Extractor(torch.nn.Sequential(SimpleFloat(), torch.nn.Conv2d(3, 8, 3)))):
+        with torch.inference_mode():
+            torch.testing.assert_close(judge(grey), judge(grey.expand(-1, 3, -1, -1)))
+
+
+def test_a_folder_is_read_in_the_channels_of_the_network(tmp_path):
+    net = metrics.Classifier(1, 16, ["a", "b"], False).eval()
+    assert extract(save(tmp_path / "set", random_images(3, size=16)), net).n == 3
+
+
+def test_a_folder_is_brought_to_the_size_asked_for(tmp_path):
+    folder = save(tmp_path / "set", random_images(1, size=24)[:, :, :12])
+    found = {how: open_pictures(folder, 8, how).image(0) for how in ("crop", "stretch", "pad")}
+    assert {image.shape for image in found.values()} == {(3, 8, 8)}
+    assert len({image.tobytes() for image in found.values()}) == 3
+    assert open_pictures(folder).image(0).shape == (3, 12, 24)
+
+
+def test_bad_files_are_counted_once_in_every_way(tmp_path):
+    good, bad = save(tmp_path / "good", random_images(9, size=16)), save(tmp_path / "bad", random_images(9, size=16))
+    for number in (0, 3, 5, 8):
+        (bad / f"{number:04d}.png").write_text("bad")
+    pictures = open_pictures(bad)
+    for keep in (True, False):
+        features = extract(pictures, GRID, batch_size=2, keep=keep)
+        assert features.n == 5 and len(pictures.bad) == 4 and "left out 4" in features.note
+    assert pictures.bad_files().count(".png") == 3 and "..." in pictures.bad_files()
+    assert "left out 4" in fid(bad, good, GRID).note and "left out 4" in fid(good, bad, GRID).note
+
+
+def test_reading_a_folder_draws_no_random_numbers(tmp_path):
+    folder = save(tmp_path / "set", random_images(3, size=16))
+    torch.manual_seed(0)
+    extract(folder, GRID)
+    after = torch.rand(3)
+    torch.manual_seed(0)
+    assert torch.equal(after, torch.rand(3))
+
+
+# ----- Kept features, again
+
+
+def test_other_sizes_shapes_and_channels_are_kept_apart(tmp_path):
+    folder, cache = save(tmp_path / "set", random_images(9, size=16)[:, :, :12]), tmp_path / "cache"
+    images = random_images(9, size=16)
+    asked = [{}, {"image_size": 8}, {"image_size": 8, "resize": "stretch"}, {"channels": 1}]
+    sources = [open_pictures(folder, **how) for how in asked] + [images, images.view(9, 3, 8, 32)]
+    for number, source in enumerate(sources, 1):
+        made = extract(source, GRID, cache=cache)
+        assert len(list(cache.iterdir())) == number
+        kept = extract(source, GRID, cache=cache)
+        assert kept.note == made.note and (kept.rows == made.rows).all()
+    assert made.note == "" and extract(sources[2], GRID, cache=cache).note == "8 px, stretch"
+
+
+def test_kept_features_in_several_chunks(tmp_path, monkeypatch):
+    monkeypatch.setattr(metrics, "CHUNK", 4)
+    images, cache = random_images(9, size=16), tmp_path / "cache"
+    expected = extract(images, GRID, cache=cache).rows
+    (file,) = cache.iterdir()
+    kept = metrics._kept_features(file, 16)
+    assert (kept == expected).all() and not isinstance(kept, np.memmap)
+    monkeypatch.setattr(metrics, "ROWS_IN_MEMORY", 100)
+    assert isinstance(metrics._kept_features(file, 16), np.memmap)
+    content = bytearray(file.read_bytes())
+    content[150] ^= 1  # in the first chunk
+    file.write_bytes(content)
+    assert metrics._kept_features(file, 16) is None
+    images[8, 0, 0, 0] ^= 1  # in the last
+    extract(images, GRID, cache=cache)
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_kept_features_never_run_a_pickle(tmp_path, capsys):
+    np.save(tmp_path / "features.npy", np.array([Hostile()], dtype=object), allow_pickle=True)
+    assert metrics._kept_features(tmp_path / "features.npy", 16) is None and capsys.readouterr().out == ""
+
+
+def test_kept_features_have_a_name_that_every_disk_takes_and_leave_nothing_half_written(tmp_path, monkeypatch):
+    pictures = metrics.Pictures("a: b*" + 250 * "x", random_images(3, size=8))
+    extract(pictures, GRID, cache=tmp_path / "cache")
+    (file,) = (tmp_path / "cache").iterdir()
+    assert file.name.startswith("features-a__b_xxx") and len(file.name) < 100
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(metrics.os, "replace", full)
+    assert extract(pictures, GRID, cache=tmp_path / "full").n == 3
+    assert list((tmp_path / "full").iterdir()) == []
+
+
+def test_a_file_that_goes_is_a_bad_file_and_no_trouble_for_kept_features(tmp_path):
+    folder = save(tmp_path / "set", random_images(4, size=16))
+    pictures = open_pictures(folder)
+    (folder / "0002.png").unlink()
+    assert extract(pictures, GRID, cache=tmp_path / "cache").n == 3 and len(pictures.bad) == 1
+
+
+# ----- Scores, again
+
+
+def test_a_small_distance_is_not_taken_for_none():
+    near = frechet_distance((np.zeros(1), np.eye(1)), (np.full(1, 1e-4), np.eye(1)))
+    assert near == pytest.approx(1e-8, rel=1e-6)
+
+
+def test_large_singular_covariances_that_do_not_overlap_everywhere():
+    """1030 dims, either side lacks four others: eigenvalues that ought to be zero may come out negative."""
+    a, b = np.ones(1030), np.ones(1030)
+    a[:4], b[-4:] = 0, 0
+    u = np.random.default_rng(0).normal(size=1030)
+    mirror = np.eye(1030) - 2 * np.outer(u, u) / (u @ u)
+    mu, (s, t) = np.zeros(1030), ((mirror * x) @ mirror for x in (a, b))
+    assert frechet_distance((mu, (s + s.T) / 2), (mu, (t + t.T) / 2)) == pytest.approx(8, abs=1e-3)
+
+
+def test_the_floor_is_of_as_many_images_as_are_drawn():
+    net, x, y = net_of(4), normal(40, 4), normal(10, 4, 1)
+    score = fid(x, y, net)
+    assert score.floor_n == 10 and "10 of the real images vs the other 30" in score.note
+    assert fid(x, y, net, real2=normal(6, 4, 2)).floor_n == 6
+    known = (np.zeros(4), np.eye(4))  # of which nobody knows how many images
+    assert fid(x, known, net).floor_n == 20 and fid(x, known, net, real2=normal(6, 4, 2)).floor_n == 6
+    assert fid(x, known, net).kid is None
+
+
+def test_error_bars_begin_at_16_40_and_100_images():
+    net = net_of(4)
+    assert "4 images are too few for 4 dims" in fid(normal(9, 4), normal(4, 4, 1), net).note
+    assert fid(normal(16, 4), normal(16, 4, 1), net).std > 0
+    assert metrics.precision_recall(normal(40, 4), normal(40, 4, 1), net)[0].std is not None
+    for n, known in ((99, False), (100, True)):
+        assert (kid(normal(n, 4), normal(n, 4, 1), net).std is not None) == known
+
+
+def test_sets_of_other_dims_are_refused_by_every_score():
+    for score in (fid, kid, metrics.precision_recall):
+        with pytest.raises(MetricError) as error:
+            score(normal(20, 4), normal(20, 5), net_of(4))
+        check_sentence(error, "5 dims", "4")
+
+
+def test_kid_of_unequal_sets_in_blocks(monkeypatch):
+    monkeypatch.setattr(metrics, "KID_BLOCK", 100)
+    x, y = normal(350, 6), normal(120, 6, 1, shift=0.3)
+    expected = np.mean([kid(x[i::4], y[i::4], net_of(6)).value for i in range(4)])
+    assert kid(x, y, net_of(6)).value == pytest.approx(expected, rel=1e-12)
+
+
+def test_precision_by_its_halves_and_with_other_k():
+    x, y = normal(200, 4), normal(160, 4, 1, scale=0.8)
+    scores = metrics.precision_recall(x, y, net_of(4), k=2, k_density=4)
+    a, b = metrics._halves(200), metrics._halves(160)
+    parts = [prdc(x[i], y[j], 2, 4) for i, j in zip(a[::2], b[::2], strict=True)]
+    whole, reached = prdc(x, y, 2, 4), prdc(x[a[0]], x[np.setdiff1d(np.arange(200), a[0])], 2, 4)
+    for score, k in zip(scores, (2, 2, 4, 4), strict=True):
+        assert score.value == whole[score.metric] and score.floor == reached[score.metric]
+        assert score.std == pytest.approx(np.std([part[score.metric] for part in parts], ddof=1), rel=1e-12)
+        assert f"k = {k};" in score.note
+    for k, k_density in ((0, 5), (3, 0)):
+        with pytest.raises(MetricError):
+            prdc(x, y, k, k_density)
+
+
+def test_a_network_of_2048_dims_without_classes_has_no_inception_score():
+    net = Extractor(lambda images: images.flatten(1)[:, :2048].float(), name="mine")
+    with pytest.raises(MetricError):
+        metrics.inception_score(random_images(20, size=32), net)
+
+
+def test_statistics_hold_what_they_say(tmp_path):
+    features = extract(random_images(30, size=8), GRID)
+    metrics.save_statistics(tmp_path / "stats.npz", features)
+    with np.load(tmp_path / "stats.npz") as content:
+        assert "features" not in content and content["n"] == 30
+    lean = extract(random_images(30, size=8), GRID, keep=False)
+    metrics.save_statistics(tmp_path / "lean.npz", lean)
+    read = [metrics.load_statistics(tmp_path / name) for name in ("stats.npz", "lean.npz")]
+    assert read[0].n == read[1].n == 30 and read[0].protocol == read[1].protocol == metrics.protocol_of(GRID)
+    assert (read[0].moments[1] == read[1].moments[1]).all()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(MetricError, match="cannot be written"):
+        metrics.save_statistics(tmp_path / "folder", features)
+    assert len(list(tmp_path.iterdir())) == 3
+    np.savez(tmp_path / "nan.npz", mu=np.zeros(4), sigma=np.eye(4), features=np.full((3, 4), np.nan, np.float32))
+    with pytest.raises(MetricError, match="NaN"):
+        metrics.load_statistics(tmp_path / "nan.npz")
+
+
+def test_statistics_of_other_weights_dims_or_arithmetic_are_refused(tmp_path):
+    rows, net = normal(20, 4), net_of(4, name="n", weights="a", precision="fp32")
+    other = [net_of(4, name="n", weights="b", precision="fp32"), net_of(4, name="n", weights="a", precision="bf16")]
+    metrics.save_statistics(tmp_path / "s.npz", Features(rows, metrics.protocol_of(net), n=20))
+    assert fid(tmp_path / "s.npz", rows, SimpleNamespace(channels=3, **vars(net))).value < 1e-9
+    for wrong, part in zip(other, ("weights a, not b", "precision fp32, not bf16"), strict=True):
+        with pytest.raises(MetricError, match=part):
+            extract(metrics.load_statistics(tmp_path / "s.npz"), wrong)
+    np.savez(tmp_path / "bare.npz", mu=np.zeros(5), sigma=np.eye(5))
+    bare = net_of(4, name="Inception 2015-12-05", resize="torch bilinear")
+    with pytest.raises(MetricError, match="dims 5, not 4"):
+        extract(metrics.load_statistics(tmp_path / "bare.npz"), bare)
+
+
+def test_the_judges_keep_what_each_saw_in_each_set_apart(tmp_path, monkeypatch):
+    sets = [SimpleNamespace(name="set", images=random_images(4, seed=seed).numpy()) for seed in (1, 2)]
+    nets = [random_inception(64), random_inception(64, "tf1 bilinear"), random_inception(192)]
+    fake, looked, look, cache = random_images(4), [], metrics._look, {}
+    monkeypatch.setattr(metrics, "_look", lambda net, piece: looked.append(len(piece)) or look(net, piece))
+    monkeypatch.setattr(metrics, "load_inception", lambda *_: nets[0])
+    scores = metrics.judge(fake, *sets, nets, cache)
+    assert len(looked) == 9 and metrics.judge(fake, *sets, nets, cache) == scores and len(looked) == 12
+    assert [score.value for score in scores] == [fid(sets[0].images, fake, net).value for net in nets]
+    looked.clear()
+    sets[0].labels = sets[1].labels = sets[0].attributes = sets[1].attributes = None
+    judges = metrics.load_judges(64, sets[1], sets[0], "", tmp_path)  # what is kept on the disk serves the next run
+    for expected in (3, 4):
+        metrics.judge(fake, *sets, judges)
+        assert len(looked) == expected
+    del nets[0].cache

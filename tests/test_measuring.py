@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_features import OWN, grid, save
+from test_features import OWN, Hostile, grid, save
 from test_metrics import random_images, random_lpips, save_inception
 
 import datasets
 import metrics
+from metrics import open_pictures
 
 
 @pytest.fixture
@@ -190,7 +191,12 @@ def test_a_data_set_is_measured_by_its_name_and_a_class_of_it(measure, data_dir)
 def test_the_classifier_of_a_data_set_is_a_network_like_others(measure, data_dir, monkeypatch):
     monkeypatch.setattr(metrics, "CLASSIFIER_STEPS", (20, 20))
     how = ("--data-dir", data_dir, "--image-size", 28, "--net", "classifier", "--num-images", 300)
+    splits, load = [], metrics.load_classifier
+    monkeypatch.setattr(
+        metrics, "load_classifier", lambda *sets: splits.append([s.split for s in sets[:2]]) or load(*sets)
+    )
     names = [score["metric"] for score in measure("all digits:test digits:train", *how)]
+    assert splits == [["train", "test"]]
     assert names[:4] == ["in-domain FID", "in-domain KID", "in-domain IS", "in-domain IS of real pictures (ceiling)"]
 
 
@@ -232,6 +238,7 @@ def test_the_classifier_of_a_data_set_is_a_network_like_others(measure, data_dir
         ("lpips real fake --weights-dir weights", ["0016", "no partner", "4 such"]),
         ("lpips real others --weights-dir weights", ["0003", "40x40", "32x32"]),
         ("lpips real fake.npz", ["fake.npz is not a folder"]),
+        ("lpips twice twice --weights-dir weights", ["twice holds 0000.", "another file"]),
         ("lpips-diversity real --weights-dir weights", ["a folder of samples for each"]),
         ("lpips-diversity single --weights-dir weights", ["one sample"]),
         ("lpips-diversity mixed --weights-dir weights", ["several sizes"]),
@@ -247,6 +254,7 @@ def test_bad_input_is_one_sentence(command, parts, complaint, sets, weights, mon
     save(sets / "one", images[:1]), save(sets / "few", images[:3]), save(sets / "others", images)
     save(sets / "single" / "a", images[:1]), save(sets / "mixed" / "a", [images[0], images[1, :, :32, :32]])
     Image.open(sets / "others" / "0003.png").resize((32, 32)).save(sets / "others" / "0003.png")
+    save(sets / "twice", images[:2]), Image.open(sets / "twice" / "0000.png").save(sets / "twice" / "0000.bmp")
     (sets / "bad.npz").write_bytes(b"nothing"), (sets / "bad.pt").write_bytes(b"nothing")
     torch.save({"script": "os", "args": {"image_size": 8, "resize": "crop"}}, sets / "other.pt")
     net = [] if "--net" in command or "weights" in command or "lpips" in command else MINE
@@ -329,3 +337,191 @@ def test_control_c_ends_with_a_word(sets, capsys, monkeypatch):
         metrics.main(["fid", "real", "fake", *MINE])
     text = capsys.readouterr().err
     assert stop.value.code == 130 and text.endswith("metrics.py: stopped\n") and not (sets / "data").exists()
+
+
+# ----- What is asked for arrives
+
+
+def test_lpips_beside_it_has_each_image_with_the_partner_of_the_one_before(measure, sets, weights):
+    save(sets / "pairs", random_images(20, size=40, seed=2))
+    (score,) = measure("lpips real pairs --weights-dir weights")
+    net = metrics.load_lpips(weights, download=False)
+    x, y = (random_images(20, size=40, seed=seed).float() / 127.5 - 1 for seed in (0, 2))
+    strangers = net(x[1:], y[:-1])[torch.arange(19) != 15]  # sixteen pairs at a time
+    assert f"together {strangers.mean():.4g}" in score["note"] and score["weights"] == net.weights
+
+
+def test_lpips_of_pairs_of_several_sizes_and_of_names_in_another_order(sets):
+    net, (a, b, c) = random_lpips(), random_images(3, size=40)
+    small = random_images(1, size=32)[0]
+    found = metrics.lpips_distance([a, small, b], [b, small, c], net).pairs
+    assert found == pytest.approx([metrics.lpips_distance([x], [y], net).value for x, y in ((a, b), (a, a), (b, c))])
+    save(sets / "x", [a, b]), save(sets / "y", [b, a])
+    for folder, names in (("x", ("1", "1-2")), ("y", ("1-2", "1"))):  # 1-2.png comes before 1.png, 1-2 after 1
+        for i, name in enumerate(names):
+            (sets / folder / f"{i:04d}.png").rename(sets / folder / f"{name}.png")
+    score = metrics.lpips_distance(sets / "x", sets / "y", net)
+    assert score.pairs == [0, 0]
+    save(sets / "z" / "a", [a, b]), save(sets / "z" / "b", [c, a])  # the folder is part of the name
+    assert metrics.lpips_distance(sets / "z", sets / "z", net).pairs == [0] * 4
+    with pytest.raises(metrics.MetricError, match="without NaN"):
+        metrics.lpips_distance(torch.full((2, 3, 40, 40), torch.nan), torch.zeros(2, 3, 40, 40), net)
+
+
+def test_lpips_names_the_folder_that_holds_a_file_alone(complaint, weights):
+    for command in ("lpips real fake", "lpips fake real"):
+        assert "real holds 0016" in complaint(f"{command} --weights-dir weights")
+
+
+def test_a_set_is_read_as_asked_for(sets, monkeypatch):
+    seen = []
+
+    def load(name, split, size, **how):
+        seen.append((name, split, size, how))
+        return datasets.ImageSet(name, split, random_images(8, size=size).numpy())
+
+    monkeypatch.setattr(datasets, "load", load)
+    pictures = open_pictures("digits:test", 28, "pad", 1, "elsewhere", strict=True)
+    how = {"channels": 1, "resize": "pad", "data_dir": "elsewhere", "strict": True}
+    assert seen == [("digits", "test", 28, how)] and pictures.about == "28 px, pad"
+    few = open_pictures("digits:test", 28, count=4)
+    assert few.count == 4 and (few.images == pictures.images[::2]).all()
+    monkeypatch.setattr(metrics, "_drawn", lambda *asked: asked)
+    assert open_pictures("last.pt:A", data_dir="d") == ("last.pt", ["A"], 10_000, "d", "auto")
+
+
+def test_every_flag_of_the_sets_arrives(measure, sets, monkeypatch):
+    """A checkpoint draws as many images as REAL has, at most 10,000, if not told."""
+    asked = []
+    torch.save({"args": {"image_size": 16, "resize": "crop"}}, sets / "last.pt")
+
+    def opens(path, **how):
+        asked.append((path, how))
+        pictures = metrics.Pictures(path, random_images(20, size=16))
+        pictures.count = 20_000 if path == "huge" else 20
+        return pictures
+
+    monkeypatch.setattr(metrics, "open_pictures", opens)
+    measure("kid real last.pt:A --image-size 16 --resize pad --data-dir d --strict --device cpu --no-cache", *MINE)
+    both = {"channels": 3, "image_size": 16, "resize": "pad", "data_dir": "d", "strict": True, "device": "cpu"}
+    assert asked == [("real", both | {"count": None}), ("last.pt:A", both | {"count": 20})]
+    asked.clear()
+    measure("kid huge last.pt --no-cache", *MINE), measure("kid real last.pt --num-images 7 --no-cache", *MINE)
+    assert [how["count"] for _, how in asked] == [None, 10_000, 7, 7]
+
+
+def test_a_checkpoint_is_compared_at_its_size_unless_told(measure, sets, monkeypatch):
+    asked = []
+    real_open = metrics.open_pictures
+    torch.save({"args": {"image_size": 16, "resize": "stretch"}}, sets / "last.pt")
+
+    def opens(path, **how):
+        asked.append((how["image_size"], how["resize"]))
+        return real_open("fake" if path.endswith(".pt") else path)
+
+    monkeypatch.setattr(metrics, "open_pictures", opens)
+    measure("kid real last.pt", *MINE), measure("kid real last.pt --image-size 24 --resize pad", *MINE)
+    assert asked == [(16, "stretch")] * 2 + [(24, "pad")] * 2
+
+
+def test_every_flag_of_the_scores_arrives(measure, sets, monkeypatch):
+    calls, look = [], metrics._look
+    monkeypatch.setattr(metrics, "_look", lambda net, piece: calls.append(len(piece)) or look(net, piece))
+    (precision, *_, coverage) = measure("pr real fake --k 2 --batch-size 9 --data-dir elsewhere", *MINE)
+    assert "k = 2" in precision["note"] and "k = 5" in coverage["note"] and calls == [9, 9, 2, 9, 7]
+    assert [path.name for path in sets.glob("*/cache")] == ["cache"] and (sets / "elsewhere" / "cache").is_dir()
+    names = [score["metric"] for score in measure("all real fake --k 16", *MINE)]
+    assert names == ["own FID", "own KID"]  # sixteen neighbours are more than sixteen images have
+
+
+def test_the_inception_score_and_its_ceiling(measure, sets, monkeypatch):
+    """By a network of three classes, the logits of which are the means of the colours."""
+    torch.manual_seed(0)
+    net = metrics.Classifier(3, 40, ["r", "g", "b"], False).eval().requires_grad_(False)
+    monkeypatch.setattr(metrics, "_load_net", lambda *_: net)
+    (score,) = measure("is fake --splits 2 --no-shuffle")
+    assert score == metrics.inception_score("fake", net, 2).as_dict()
+    every = {score["metric"]: score for score in measure("all real fake --splits 4 --no-shuffle")}
+    ceiling = every["in-domain IS of real pictures (ceiling)"]
+    assert every["in-domain IS"] == metrics.inception_score("fake", net, 4).as_dict()
+    assert ceiling["value"] == metrics.inception_score("real", net, 4).value and ceiling["n_real"] == 20
+    metrics.main(["save-stats", "real", "stats.npz"])
+    assert [score["metric"] for score in measure("all stats.npz fake")] == ["in-domain FID", "in-domain IS"]
+    monkeypatch.setattr(metrics, "_load_net", lambda *_: metrics.Classifier(3, 40, ["r", "g"], True).eval())
+    monkeypatch.setattr(metrics, "_look", lambda *_: pytest.fail("an image was looked at"))
+    with pytest.raises(SystemExit):
+        metrics.main(["is", "fake"])
+
+
+def test_the_json_file_holds_the_flags_and_every_field(measure, sets, weights):
+    (score,) = measure("fid real fake --dims 64 --weights-dir weights")
+    written = json.loads((sets / "out.json").read_text())
+    assert written["args"]["command"] == "fid" and written["args"]["dims"] == 64 and "json" not in written["args"]
+    assert (score["net"], score["dims"], score["resize"]) == ("Inception 2015-12-05", 64, "torch bilinear")
+    assert len(score["weights"]) == 8 and score["precision"] == "fp32"
+
+
+def test_statistics_of_a_folder_keep_no_features_unless_told(sets, monkeypatch):
+    kept = []
+
+    def extract(*_, keep, share):
+        kept.append((keep, share))
+        return metrics.Features(np.ones((3, 16), np.float32), {}, n=3)
+
+    monkeypatch.setattr(metrics, "extract", extract)
+    metrics.main(["save-stats", "real", "stats.npz", *MINE])
+    metrics.main(["save-stats", "real", "stats.npz", "--features", *MINE])
+    assert kept == [(False, True), (True, True)]
+
+
+def test_bad_files_are_told_on_the_screen(measure, sets, capsys):
+    (sets / "fake" / "0003.png").write_text("bad")
+    metrics.main(["fid", "real", "fake", *MINE])
+    assert "left out 1 file: 0003.png" in capsys.readouterr().err
+
+
+def test_a_checkpoint_never_runs_a_pickle(sets, capsys):
+    torch.save({"script": Hostile(), "args": {"image_size": 8, "resize": "crop"}}, sets / "hostile.pt")
+    for look in (open_pictures, metrics._trained_size):
+        with pytest.raises(metrics.MetricError, match="not a checkpoint"):
+            look("hostile.pt")
+    assert capsys.readouterr().out == ""
+
+
+def test_flags_that_do_not_go_together_are_refused(complaint, sets):
+    for flag in ("--bf16", "--dims 64", "--inception-resize pil"):
+        assert flag.split()[0] in complaint(f"fid real fake {flag}", *MINE)
+    for flag in ("--num-images 0", "--splits 0", "--k 0"):
+        assert flag.split()[0] in complaint(f"all real fake {flag}", *MINE)
+
+
+def test_lpips_reads_folders_as_asked_for(measure, sets, weights):
+    save(sets / "wide", random_images(20, size=64)[:, :, :40])
+    for flags, n in (("--num-images 5", 5), ("", 20)):
+        (score,) = measure(f"lpips wide wide --weights-dir weights {flags}")
+        assert len(score["pairs"]) == n
+    stretched = open_pictures("wide", 32, "stretch")
+    save(sets / "square", [stretched.image(i) for i in range(20)])
+    for how in ("stretch", "pad"):
+        (score,) = measure(f"lpips wide square --image-size 32 --weights-dir weights --resize {how}")
+        assert (score["value"] == 0) == (how == "stretch")
+
+
+def test_a_checkpoint_draws_where_and_from_what_it_is_told(sets, monkeypatch):
+    import dcgan
+
+    torch.save({"script": "dcgan", "args": vars(dcgan.build_parser().parse_args([]))}, sets / "last.pt")
+    asked = []
+    monkeypatch.setattr(dcgan, "fakes", lambda args, checkpoint, n: asked.append((args.device, args.data_dir, n)))
+    pictures = open_pictures("last.pt", data_dir="elsewhere", device="cpu", count=9)
+    assert asked == [("cpu", "elsewhere", 9)] and (pictures.count, pictures.side()) == (9, 64)
+
+
+def test_as_a_program_it_complains_of_data_in_one_sentence(run, sets):
+    done = run("metrics.py", "fid", "digits:night", sets / "fake", "--image-size", 28, "--device", "cpu", check=False)
+    assert done.returncode == 2 and "Traceback" not in done.stderr and "unknown split 'night'" in done.stderr
+
+
+def test_grey_and_colour_images_are_no_pair(sets):
+    with pytest.raises(metrics.MetricError, match="with 1 channels and 40x40 with 3 channels"):
+        metrics.lpips_distance(random_images(2, 1, 40), random_images(2, size=40), random_lpips())
