@@ -714,9 +714,7 @@ ROWS_IN_MEMORY = 32 << 20  # bytes of features; more go to a temporary file (TMP
 class Features:
     """What a network saw in a set: `extract` makes it, and every score takes it in place of the images."""
 
-    rows: (
-        np.ndarray | None
-    )  # (n, dims) float32, mapped from a file where they are many; None: only the moments are left
+    rows: np.ndarray | None  # (n, dims) float32, of many images mapped from a file; None: there are only moments
     protocol: dict[str, str]  # the network, its weights, dims, resize and precision: only equals may be compared
     moments: tuple[np.ndarray, np.ndarray] | None = None  # mu (dims,), sigma (dims, dims), float64
     n: int | None = None  # None: not known, as of pytorch-fid's statistics
@@ -856,8 +854,8 @@ def extract(
     if rows is not None:
         return Features(rows, n=len(rows), note=source.note(), **facts)
     store, size = _Store(net.dims, keep), batch_size or net.batch_size
-    with torch.inference_mode(), tqdm(total=source.count, unit="image", disable=not progress or rank > 0) as bar:
-        bar.set_description(source.name or net.name)
+    look = {"desc": source.name or net.name, "unit": "image", "disable": not progress or rank > 0}
+    with torch.inference_mode(), tqdm(total=source.count, **look) as bar:
         for features in _looks(source, net, size, rank, world):
             store.add(features.cpu().numpy())
             bar.update(len(features))
@@ -1665,7 +1663,7 @@ def _check_images(images) -> None:
 
 def open_pictures(
     source: str | Path,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
     resize: str = "crop",
     channels: int = 3,
     data_dir: str | Path = "data",
@@ -1679,9 +1677,9 @@ def open_pictures(
     `save_statistics` or pytorch-fid writes it; SET:SPLIT, a data set of datasets.py or a folder as it understands them,
     and SET:SPLIT:CLASS only that class (A and B of two domains; of pairs a side, without it B); a checkpoint of a
     script, NAME.pt, which then draws: of cyclegan.py NAME.pt:A or NAME.pt:B.
-    image_size: pixels on a side, for data sets; None leaves a folder's images as they are. resize: how other shapes
-    become a square (see datasets.load). channels: 1 grey, 3 colour. count: at most so many images, evenly spaced; of
-    a checkpoint so many (None: 10,000). strict: a bad file stops, in place of being left out and counted.
+    image_size: pixels on a side, or (height, width); None leaves a folder's images as they are. resize: how other
+    shapes become that one (see datasets.load). channels: 1 grey, 3 colour. count: at most so many images, evenly
+    spaced; of a checkpoint so many (None: 10,000). strict: a bad file stops, in place of being left out and counted.
     """
     import datasets
 
@@ -1702,7 +1700,7 @@ def open_pictures(
             images = _only(data, parts[2] if len(parts) == 3 else "", name)
             if count and count < len(images):
                 images = images[_spaced(count, len(images))]
-            return Pictures(name, images, len(images), about=f"{image_size} px, {resize}", pixels=image_size)
+            return Pictures(name, images, len(images), about=_about(image_size, resize))
     except datasets.DataError as error:
         raise MetricError(f"{text}: {error}.") from error
     if text in datasets.KNOWN:
@@ -1712,7 +1710,7 @@ def open_pictures(
     raise MetricError(f"there is no folder or file {text}, and no data set of that name (see python datasets.py).")
 
 
-def _folder(root: str, image_size: int | None, resize: str, channels: int, count: int | None, strict: bool) -> Pictures:
+def _folder(root: str, image_size, resize: str, channels: int, count: int | None, strict: bool) -> Pictures:
     import datasets
 
     files = list(datasets.pictures_in(Path(root)))
@@ -1722,8 +1720,13 @@ def _folder(root: str, image_size: int | None, resize: str, channels: int, count
         files = [files[i] for i in _spaced(count, len(files))]
     size = None if image_size is None else datasets.size_of(image_size)
     reader = datasets.Reader(root, [(file,) for file in files], size, (channels,), resize)
-    about = "" if image_size is None else f"{image_size} px, {resize}"
-    return Pictures(root.rstrip("/"), reader, len(files), files, about, strict, image_size)
+    about, pixels = ("", None) if size is None else (_about(size, resize), min(size))
+    return Pictures(root.rstrip("/"), reader, len(files), files, about, strict, pixels)
+
+
+def _about(image_size: int | tuple[int, int], resize: str) -> str:
+    height, width = image_size if isinstance(image_size, tuple) else (image_size, image_size)
+    return f"{height} px, {resize}" if height == width else f"{width}x{height} px, {resize}"
 
 
 def _only(data, part: str, name: str):
@@ -2642,7 +2645,9 @@ def _trained_size(path: str) -> dict:
         if not os.path.exists(path):
             raise MetricError(f"there is no checkpoint {path}.")
         flags = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["args"]
-        return {"image_size": flags["image_size"], "resize": flags.get("resize", "crop")}
+        width = flags.get("image_width")  # of vaegan.py's pictures, which need not be square
+        size = (flags["image_size"], width) if width else flags["image_size"]
+        return {"image_size": size, "resize": flags.get("resize", "crop")}
     except MetricError:
         raise
     except Exception as error:

@@ -422,6 +422,9 @@ def test_a_checkpoint_is_compared_at_its_size_unless_told(measure, sets, monkeyp
     monkeypatch.setattr(metrics, "open_pictures", opens)
     measure("kid real last.pt", *MINE), measure("kid real last.pt --image-size 24 --resize pad", *MINE)
     assert asked == [(16, "stretch")] * 2 + [(24, "pad")] * 2
+    torch.save({"args": {"image_size": 16, "image_width": 8}}, sets / "last.pt")
+    measure("kid real last.pt", *MINE)
+    assert asked[-1] == ((16, 8), "crop")
 
 
 def test_every_flag_of_the_scores_arrives(measure, sets, monkeypatch):
@@ -500,6 +503,8 @@ def test_lpips_reads_folders_as_asked_for(measure, sets, weights):
     for flags, n in (("--num-images 5", 5), ("", 20)):
         (score,) = measure(f"lpips wide wide --weights-dir weights {flags}")
         assert len(score["pairs"]) == n
+    assert open_pictures("wide", (32, 16)).about == "16x32 px, crop" and open_pictures("wide", (32, 16)).side() == 16
+    assert open_pictures("wide", (32, 16)).image(0).shape == (3, 32, 16)
     stretched = open_pictures("wide", 32, "stretch")
     save(sets / "square", [stretched.image(i) for i in range(20)])
     for how in ("stretch", "pad"):
