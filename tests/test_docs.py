@@ -44,13 +44,16 @@ def test_the_parser_of_this_test_sees_a_wrong_flag():
 
 
 def test_figures_of_readme_come_from_result_files():
-    """A figure is written as [12.3](file.json "metric" or "metric.field"), and rounds what stands there."""
-    links = re.findall(r'\[([\d.]+)\]\(([\w/.-]+\.json) "([^"]+)"\)', (ROOT / "README.md").read_text())
+    """A figure is written as [12.3] or [4e-7](file.json "metric" or "metric.field"), and rounds what stands there."""
+    links = re.findall(r'\[([\d.e-]+)\]\(([\w/.-]+\.json) "([^"]+)"\)', (ROOT / "README.md").read_text())
     assert links
     for figure, path, key in links:
         value = json.loads((ROOT / path).read_text())
         for part in key.split("."):
             value = value[int(part) if isinstance(value, list) else part]
+        if "e" in figure:
+            assert f"{value:.0e}" == figure.replace("e-", "e-0" if len(figure.partition("e-")[2]) == 1 else "e-"), key
+            continue
         digits = len(figure.partition(".")[2])
         assert f"{value:.{digits}f}" == figure, f"{path} {key} is {value}, README says {figure}"
 
