@@ -1508,17 +1508,41 @@ def _paired(x: "Pictures", y: "Pictures") -> tuple[Iterator, Iterator, list[str]
     return (x.image(i) for i in bar), (y.image(b[name]) for name in a), list(a)
 
 
-def lpips_diversity(samples: Iterable[torch.Tensor], net: LPIPS, pairs: str = "all") -> Score:
+def _samples_in(root, image_size: int | None = None, resize: str = "crop", count: int | None = None) -> Iterator:
+    """A folder with a folder of samples for each input -> float images (k, C, H, W) in [-1, 1] of each. MetricError."""
+    import datasets
+
+    root = Path(root)
+    folders = datasets.folders_in(root) if root.is_dir() else []
+    if not folders:
+        raise MetricError(f"{root}: diversity wants a folder that holds a folder of samples for each input.")
+    sets = [open_pictures(root / folder, image_size, resize, count=count) for folder in folders]
+    if few := [pictures.name for pictures in sets if len(pictures.names) < 2]:
+        raise MetricError(f"{few[0]} holds one sample: diversity needs two or more of each input.")
+
+    def each():
+        for pictures in tqdm(sets, desc="LPIPS diversity", unit="input", disable=None):
+            images = [pictures.image(i) for i in range(len(pictures.names))]
+            if len({image.shape for image in images}) > 1:
+                raise MetricError(f"{pictures.name} holds samples of several sizes: try --image-size.")
+            yield torch.stack([_unit_range(image) for image in images])
+
+    return each()
+
+
+def lpips_diversity(samples: Iterable[torch.Tensor] | str | Path, net: LPIPS, pairs: str = "all") -> Score:
     """Mean LPIPS between samples of one input, averaged over the inputs.
 
-    samples: float in [-1, 1], (n_inputs, k, C, H, W), or any iterable of (k, C, H, W); k >= 2. pairs: "all" k(k-1)/2,
-    or the k-1 "consecutive" ones (BicycleGAN's protocol: 100 inputs, k = 20, so 1900 pairs; arXiv 1711.11586). Either
-    way k passes of the network: the mean of |e_i - e_j|² over all pairs is 2/(k-1) sum_i |e_i - mean(e)|². The ceiling
-    for comparison is that of real images: give them as the samples of one input, real[None].
+    samples: float in [-1, 1], (n_inputs, k, C, H, W), or any iterable of (k, C, H, W), k >= 2; or the path of a folder
+    that holds a folder of samples for each input. pairs: "all" k(k-1)/2, or the k-1 "consecutive" ones (BicycleGAN's
+    protocol: 100 inputs, k = 20, so 1900 pairs; arXiv 1711.11586). Either way k passes of the network: the mean of
+    |e_i - e_j|² over all pairs is 2/(k-1) sum_i |e_i - mean(e)|². The ceiling for comparison is that of real images:
+    give them as the samples of one input, real[None].
     """
     if pairs not in ("all", "consecutive"):
         raise MetricError(f'pairs is "all" or "consecutive", not "{pairs}".')
     values, n = [], 0
+    samples = _samples_in(samples) if isinstance(samples, str | os.PathLike) else samples
     with torch.inference_mode():
         for images in samples:
             if images.ndim != 4 or len(images) < 2:
@@ -2707,25 +2731,8 @@ def _paired_lpips(args: argparse.Namespace, device: torch.device, net: LPIPS | N
 
 
 def _folder_diversity(args: argparse.Namespace, device: torch.device) -> Score:
-    import datasets
-
-    root = Path(args.fake)
-    folders = datasets.folders_in(root) if root.is_dir() else []
-    if not folders:
-        raise MetricError(f"{root}: lpips-diversity wants a folder that holds a folder of samples for each input.")
-    sets = [_pictures_for_lpips(args, str(root / folder)) for folder in folders]
-    if few := [pictures.name for pictures in sets if len(pictures.names) < 2]:
-        raise MetricError(f"{few[0]} holds one sample: diversity needs two or more of each input.")
-
-    def samples():
-        for pictures in tqdm(sets, desc="LPIPS diversity", unit="input"):
-            images = [pictures.image(i) for i in range(len(pictures.names))]
-            if len({image.shape for image in images}) > 1:
-                raise MetricError(f"{pictures.name} holds samples of several sizes: try --image-size.")
-            yield torch.stack([_unit_range(image) for image in images])
-
-    net = load_lpips(args.weights_dir or None, device)
-    return lpips_diversity(samples(), net, args.pairs)
+    samples = _samples_in(args.fake, args.image_size, args.resize, args.num_images)
+    return lpips_diversity(samples, load_lpips(args.weights_dir or None, device), args.pairs)
 
 
 if __name__ == "__main__":

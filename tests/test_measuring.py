@@ -143,6 +143,9 @@ def test_diversity_of_folders_of_samples(measure, sets, weights):
         images = torch.stack([random_images(4, size=40, seed=i).float() / 127.5 - 1 for i in range(3)])
         expected = metrics.lpips_diversity(images, metrics.load_lpips(weights, download=False), pairs)
         assert score["value"] == pytest.approx(expected.value, rel=1e-6) and pairs in score["note"]
+    assert metrics.lpips_diversity("samples", random_lpips()).value == pytest.approx(
+        metrics.lpips_diversity(images, random_lpips()).value, rel=1e-6
+    )
 
 
 def test_statistics_are_saved_and_serve_in_place_of_the_images(measure, sets, capsys):
