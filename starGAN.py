@@ -21,7 +21,7 @@ Differences from the paper and its official code:
   5. Sizes, rate and n_critic fit a CPU. Option: --adv bce, the log loss in place of Wasserstein's.
 
 Measured, the default run on two CPU cores: 9 minutes, in-domain edit success 0.89, in-domain rest kept 1.00,
-in-domain mean domain FID-128 6.15 (floor 1.39).
+in-domain mean domain FID-128 6.15 (floor 1.40).
   python starGAN.py                                               drawn faces, without a download
   python starGAN.py --resume auto --epochs 60                     continue it
   python starGAN.py --sample runs/starGAN-faces-s0/last.pt        each attribute changed
