@@ -446,7 +446,7 @@ class Inception(nn.Module):
     def forward(self, images):
         x = images.to(self.device).float().expand(-1, 3, -1, -1)  # grey: the channel three times
         # The first layers' outputs are the largest. On a CPU four images at a time go through them, so that memory is
-        # used again and not mapped anew: the same bits, a sixth faster.
+        # used again and not mapped anew: the same bits, sooner.
         parts = x.split(4 if x.device.type == "cpu" else len(x))
         x = torch.cat([self.body[:7](self.enlarge(part)) for part in parts])
         return self.body[7:](x).float().mean(dim=(2, 3))
@@ -467,7 +467,7 @@ def load_inception(
     """-> the network with its weights; dims 64, 192, 768 or 2048, the last one also for `inception_score`.
 
     The file is looked for in `weights_dir`, then in torch's hub cache, else downloaded into that cache; one that ends
-    early serves the dims it reaches. bf16: bfloat16 arithmetic, several times faster where the hardware has it, but its
+    early serves the dims it reaches. bf16: bfloat16 arithmetic, faster where the hardware has it, but its
     scores are not those of fp32: for curves along a run, never in a table. MetricError, in one sentence, where none is
     to be had: call this before training.
     """
@@ -658,7 +658,8 @@ def load_torchvision_inception(
     """-> the network with its weights; the file as in `load_inception`. MetricError."""
     with torch.device("meta"):
         net = TorchvisionInception()
-    shapes = {key.removeprefix("body."): tuple(value.shape) for key, value in net.state_dict().items()}
+    kept = {key: value for key, value in net.state_dict().items() if "num_batches" not in key}  # older files lack them
+    shapes = {key.removeprefix("body."): tuple(value.shape) for key, value in kept.items()}
     state, net.weights = _find_weights(TORCHVISION_INCEPTION, shapes, "torchvision's Inception", weights_dir, download)
     return net.load(state).to(device)
 
@@ -1107,7 +1108,7 @@ def fid(real, fake, net: Net, real2=None, confidence: bool = True) -> Score:
     what so few fakes score against so few real ones: compare that with the floor.
 
     confidence: what it costs no further look at the images to say. ±, the standard error: the deviation over 14 halves
-    of both sets (balanced half-samples; McCarthy 1969); near the floor it is up to 1.7 times too large. KID, unbiased
+    of both sets (balanced half-samples; McCarthy 1969); near the floor it is rather too large. KID, unbiased
     however few images there are. From 5,000 images on each side the FID at infinitely many: its bias falls as 1/n
     (arXiv 1911.07023, there by a line through many n), so that it is twice the FID minus the mean over the halves.
     """
@@ -1226,8 +1227,7 @@ PRDC_IMAGES = 10_000  # of more, so many evenly spaced ones are taken: the time 
 
 
 def prdc(real: np.ndarray, fake: np.ndarray, k: int = 3, k_density: int = 5) -> dict[str, float]:
-    """Features (n, d), (m, d) -> precision and recall (arXiv 1904.06991, eq. 1-3), density and coverage (arXiv
-    2002.09797, eq. 3-4).
+    """Features (n, d), (m, d) -> precision and recall (arXiv 1904.06991), density and coverage (arXiv 2002.09797).
 
     An image's ball reaches to the k-th nearest of its own set (itself not counted). precision: share of fake images in
     the ball of some real one; recall: of real ones in the ball of some fake one; density: in how many real balls a
@@ -1553,8 +1553,10 @@ def lpips_diversity(samples: Iterable[torch.Tensor] | str | Path, net: LPIPS, pa
             n += len(e)
     if not values or not np.isfinite(values).all():
         raise MetricError("diversity needs the samples of at least one input, without NaN.")
-    note = f"{n // len(values)} samples for each of {len(values)} inputs, {pairs} pairs; ± over the inputs"
-    mean, std = float(np.mean(values)), float(np.std(values))
+    note = f"{n // len(values)} samples for each of {len(values)} inputs, {pairs} pairs"
+    mean, std = float(np.mean(values)), None  # of a single input there is no deviation
+    if len(values) > 1:
+        note, std = f"{note}; ± over the inputs", float(np.std(values))
     return Score("LPIPS diversity", mean, std, n_fake=n, net="LPIPS v0.1 alex", weights=net.weights, note=note)
 
 
