@@ -341,7 +341,7 @@ def train(args, checkpoint):
         opts[name] = torch.optim.Adam(net.parameters(), lr=getattr(args, f"lr_{name.lower()}") or args.lr, **adam)
     noise = torch.Generator().manual_seed(args.seed)  # the only source of random numbers from here on
     done = metrics.restore(checkpoint, noise, opts)
-    metrics.broadcast_weights(*nets.values())
+    metrics.broadcast_weights(*nets.values(), sync_bn=args.sync_bn)
     for net in nets.values() if args.compile else ():
         net.compile()
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.amp)
@@ -354,7 +354,7 @@ def train(args, checkpoint):
     if rank == 0:
         figures = FIGURES | {"KL of each dimension, nats": [f"kl_{i}" for i in range(args.nz)]}
         log = metrics.start_run(out, vars(args), figures, checkpoint)
-    bar = datasets.steps(loader, done, last_step, quiet=rank > 0)
+    bar = metrics.steps(loader, done, last_step)
 
     for step, epoch, batch in bar:  # step counts from 1
         metrics.decay_rates(opts, (step - 1) / len(loader), args.epochs, args.decay_from)  # linear to 0 from there
@@ -398,6 +398,8 @@ def train(args, checkpoint):
         opts["D_VAE"].step(), opts["D_LR"].step()
 
         # (3) log, pictures, scores, checkpoint
+        if args.eval_every and step % args.eval_every == 0:  # all processes share the work
+            metrics.write_scores(out / f"metrics-{step:07d}.json", measure(nets, data, test, args, device, instruments))
         if rank > 0:
             continue
         losses = dict(loss_D_VAE=loss_D_VAE, loss_D_LR=loss_D_LR, loss_G_VAE=loss_G_VAE, loss_G_LR=loss_G_LR)
@@ -410,9 +412,7 @@ def train(args, checkpoint):
             columns = {"input": rows["image"], "truth": rows["target"]} | datasets.paint(G, rows["image"], rows_z)
             datasets.save_rows(columns, out / f"samples/{step:07d}.png")
             log.plot()
-        if args.eval_every and step % args.eval_every == 0:
-            metrics.write_scores(out / f"metrics-{step:07d}.json", measure(nets, data, test, args, device, instruments))
-        if metrics.due(step, args.save_every, last_step):
+        if metrics.due(step, args.save_every, last_step) or metrics.stopping():
             metrics.save_run(out, SCRIPT, args, step, log, noise, nets, opts, channels=channels)
 
 

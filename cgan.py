@@ -261,7 +261,7 @@ def train(args, checkpoint):
     opts = {name: torch.optim.Adam(nets[name].parameters(), **adam) for name in ("G", "D")}
     noise = torch.Generator().manual_seed(args.seed)  # the only source of random numbers from here on
     done = metrics.restore(checkpoint, noise, opts)
-    metrics.broadcast_weights(*nets.values())
+    metrics.broadcast_weights(*nets.values(), sync_bn=args.sync_bn)
     if args.compile:
         G.compile(), D.compile()
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.amp)
@@ -270,7 +270,7 @@ def train(args, checkpoint):
     out, last_step = Path(args.out), metrics.last_step(args, len(loader), done)
     if rank == 0:
         log = metrics.start_run(out, vars(args), FIGURES, checkpoint)
-    row, bar = {}, datasets.steps(loader, done, last_step, quiet=rank > 0)
+    row, bar = {}, metrics.steps(loader, done, last_step)
 
     for step, epoch, batch in bar:  # step counts from 1
         real = datasets.to_float(batch["image"], device)
@@ -301,6 +301,8 @@ def train(args, checkpoint):
         opts["G"].step()
 
         # (3) log, pictures, scores, checkpoint
+        if args.eval_every and step % args.eval_every == 0:  # all processes share the work
+            metrics.write_scores(out / f"metrics-{step:07d}.json", measure(nets, data, test, args, device, judges))
         if rank > 0:
             continue
         right = dict(acc_real=(D_real > 0).float().mean(), acc_fake=(D_fake < 0).float().mean())
@@ -312,9 +314,7 @@ def train(args, checkpoint):
             draw_grid(G, fixed_z, range(K), data.classes, out / f"samples/{step:07d}.png")
             log.plot()
             bar.write(f"step {step}: {metrics.gan_health(row)}" if row else "")
-        if args.eval_every and step % args.eval_every == 0:
-            metrics.write_scores(out / f"metrics-{step:07d}.json", measure(nets, data, test, args, device, judges))
-        if metrics.due(step, args.save_every, last_step):
+        if metrics.due(step, args.save_every, last_step) or metrics.stopping():
             metrics.save_run(out, SCRIPT, args, step, log, noise, nets, opts, channels=channels, classes=data.classes)
 
 

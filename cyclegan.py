@@ -340,7 +340,7 @@ def train(args, checkpoint):
     opts = {name: torch.optim.Adam(weights, **adam) for name, weights in players.items()}
     noise = torch.Generator().manual_seed(args.seed)  # the only source of random numbers from here on
     done = metrics.restore(checkpoint, noise, opts)
-    metrics.broadcast_weights(*nets.values())
+    metrics.broadcast_weights(*nets.values(), sync_bn=args.sync_bn)
     kept = checkpoint or {"pools": {"A": [], "B": []}, "best": float("inf")}  # best: the mean FID of best.pt
     pools = {side: ImagePool(args.pool_size, [x.to(device) for x in kept["pools"][side]]) for side in "AB"}
     best, augment = kept["best"], functools.partial(datasets.augment, rank=rank, world=world, generator=noise)
@@ -353,7 +353,7 @@ def train(args, checkpoint):
     out, last_step = Path(args.out), metrics.last_step(args, len(loader), done)
     if rank == 0:
         log = metrics.start_run(out, vars(args), FIGURES, checkpoint)
-    bar = datasets.steps(loader, done, last_step, quiet=rank > 0)
+    bar = metrics.steps(loader, done, last_step)
 
     for step, epoch, batch in bar:  # step counts from 1
         metrics.decay_rates(opts, (step - 1) / len(loader), args.epochs, args.decay_from)  # linear to 0 from there
@@ -392,6 +392,10 @@ def train(args, checkpoint):
         opts["D"].step()
 
         # (3) log, pictures, scores, checkpoint
+        scores = None
+        if args.eval_every and step % args.eval_every == 0:  # all processes share the work
+            scores = measure(nets, uncut, test, args, device, judges)
+            metrics.write_scores(out / f"metrics-{step:07d}.json", scores)
         if rank > 0:
             continue
         losses = dict(loss_G_AB=loss_G_AB, loss_G_BA=loss_G_BA, loss_D_A=loss_D_A, loss_D_B=loss_D_B)
@@ -404,14 +408,10 @@ def train(args, checkpoint):
             datasets.save_rows(triplets(nets, *fixed), out / f"samples/{step:07d}.png")
             log.plot()
         facts = dict(channels=channels, pools={side: pool.images for side, pool in pools.items()})
-        if args.eval_every and step % args.eval_every == 0:
-            scores = measure(nets, uncut, test, args, device, judges)
-            metrics.write_scores(out / f"metrics-{step:07d}.json", scores)
-            mean_fid = (scores[0].value + scores[len(scores) // 2].value) / 2  # A to B, B to A
-            if args.keep_best and mean_fid < best:
-                best = mean_fid
-                metrics.save_run(out, SCRIPT, args, step, log, noise, nets, opts, file="best.pt", best=best, **facts)
-        if metrics.due(step, args.save_every, last_step):
+        if scores and args.keep_best and (mean := (scores[0].value + scores[len(scores) // 2].value) / 2) < best:
+            best = mean  # of the FIDs A to B, B to A
+            metrics.save_run(out, SCRIPT, args, step, log, noise, nets, opts, file="best.pt", best=best, **facts)
+        if metrics.due(step, args.save_every, last_step) or metrics.stopping():
             metrics.save_run(out, SCRIPT, args, step, log, noise, nets, opts, best=best, **facts)
 
 

@@ -732,23 +732,6 @@ def make_loader(
     )
 
 
-def steps(loader: DataLoader, done: int, last: int, quiet: bool = False) -> tqdm:
-    """Training steps done + 1 ... last, over as many epochs as it takes -> an iterable of (step from 1, epoch from 0,
-    batch), which shows its progress unless `quiet`."""
-
-    def walk(done):
-        while done < last:
-            epoch, skip = divmod(done, len(loader))
-            loader.batch_sampler.set_epoch(epoch, skip)
-            for batch in loader:
-                done += 1
-                yield done, epoch, batch
-                if done == last:
-                    return
-
-    return tqdm(walk(done), total=last, initial=done, unit="step", disable=quiet)
-
-
 def draw_noise(
     shape: Sequence[int], generator: torch.Generator, device: str | torch.device = "cpu", rank: int = 0, world: int = 1
 ) -> torch.Tensor:

@@ -263,7 +263,7 @@ def train(args, checkpoint):
     opts = {name: torch.optim.Adam(nets[name].parameters(), **adam) for name in ("G", "D")}
     noise = torch.Generator().manual_seed(args.seed)  # the only source of random numbers from here on
     done = metrics.restore(checkpoint, noise, opts)
-    metrics.broadcast_weights(*nets.values())
+    metrics.broadcast_weights(*nets.values(), sync_bn=args.sync_bn)
     if args.compile:
         G.compile(), D.compile()
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.amp)
@@ -277,7 +277,7 @@ def train(args, checkpoint):
     out, last_step = Path(args.out), metrics.last_step(args, len(loader), done)
     if rank == 0:
         log = metrics.start_run(out, vars(args), FIGURES, checkpoint)
-    row, bar = {}, datasets.steps(loader, done, last_step, quiet=rank > 0)
+    row, bar = {}, metrics.steps(loader, done, last_step)
 
     for step, epoch, batch in bar:  # step counts from 1
         real = datasets.to_float(batch["image"], device)
@@ -312,6 +312,8 @@ def train(args, checkpoint):
                 kept.copy_(new)
 
         # (3) log, pictures, scores, checkpoint
+        if args.eval_every and step % args.eval_every == 0:  # all processes share the work
+            metrics.write_scores(out / f"metrics-{step:07d}.json", measure(nets, data, test, args, device, judges))
         if rank > 0:
             continue
         threshold = 0.5 if args.loss == "lsgan" else 0.0
@@ -325,9 +327,7 @@ def train(args, checkpoint):
             datasets.save_grid(images, out / f"samples/{step:07d}.png", columns=math.isqrt(args.num_samples))
             log.plot()
             bar.write(f"step {step}: {metrics.gan_health(row)}" if row else "")
-        if args.eval_every and step % args.eval_every == 0:
-            metrics.write_scores(out / f"metrics-{step:07d}.json", measure(nets, data, test, args, device, judges))
-        if metrics.due(step, args.save_every, last_step):
+        if metrics.due(step, args.save_every, last_step) or metrics.stopping():
             metrics.save_run(out, SCRIPT, args, step, log, noise, nets, opts, channels=channels)
 
 

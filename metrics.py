@@ -34,9 +34,13 @@ import io
 import itertools
 import json
 import os
+import platform
 import re
+import signal
+import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 import zlib
@@ -52,6 +56,7 @@ import torch
 import torch.distributed as dist
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
 
@@ -818,7 +823,7 @@ def extract(
     batch_size: int | None = None,
     progress: bool = False,
     cache: str | Path | None = None,
-    share: bool = False,
+    share: bool = True,
     keep: bool = True,
 ) -> Features:
     """What `net` sees in a set of images -> Features, in the order of the images. MetricError.
@@ -828,8 +833,8 @@ def extract(
     before, (N, dims) or (mu, sigma), of which nobody can check how they were made.
     batch_size: at a time; None for the net's own. cache: a folder that keeps the features of these contents, made by
     this protocol, for the next call (no iterables). share: under torchrun every process looks at its part of the
-    images, and all get the features of all; all must call. keep: False keeps only mean and covariance, so that a
-    million images need no more memory, and no more disk, than a thousand.
+    images, and all get the features of all, so all must call; False: this one looks at all, alone. keep: False keeps
+    only mean and covariance, so that a million images need no more memory, and no more disk, than a thousand.
     """
     if isinstance(source, str | os.PathLike):
         source = open_pictures(source, channels=net.channels)
@@ -2071,10 +2076,54 @@ def pick_device(name: str) -> tuple[torch.device, int, int]:
     return torch.device(name), rank, world
 
 
-def broadcast_weights(*nets: nn.Module) -> None:
-    """Give every process rank 0's weights and buffers."""
-    for tensor in [t for net in nets for t in net.state_dict().values() if dist.is_initialized()]:
-        dist.broadcast(tensor, src=0)
+def broadcast_weights(*nets: nn.Module, sync_bn: bool = False) -> None:
+    """Give every process rank 0's weights and buffers. sync_bn: from now on BatchNorm sees the batch of all of them."""
+    for net in nets if dist.is_initialized() else ():
+        for tensor in net.state_dict().values():
+            dist.broadcast(tensor, src=0)
+        for layer in net.modules() if sync_bn else ():
+            if isinstance(layer, _BatchNorm):
+                layer.__class__ = SyncBatchNorm  # the same weights and buffers under the same names
+
+
+class _Sum(torch.autograd.Function):
+    """A tensor -> its sum over all processes. Each process's loss depends on it: so the gradient is a sum as well."""
+
+    @staticmethod
+    def forward(ctx, x):
+        total = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, grad):
+        return _Sum.apply(grad)
+
+
+class SyncBatchNorm(_BatchNorm):
+    """BatchNorm (arXiv:1502.03167) of (B, C, ...) whose mean and variance, in training, are those over the batches of
+    all processes, equal in size: together they compute what one process with the whole batch would. In evaluation mode
+    a BatchNorm like any other. torch's own is for GPUs alone; this one runs on gloo too."""
+
+    def _check_input_dim(self, x):
+        """Any number of dimensions."""
+
+    def forward(self, x):
+        if not self.training:
+            return super().forward(x)
+        rank, world, axes = dist.get_rank(), dist.get_world_size(), [0, *range(2, x.ndim)]
+        own = torch.stack(torch.var_mean(x.float(), axes, correction=0))  # (2, C)
+        every = _Sum.apply(F.pad(own[None], (0, 0, 0, 0, rank, world - 1 - rank)))  # (world, 2, C), each adds its row
+        mean = every[:, 1].mean(dim=0)
+        var = (every[:, 0] + (every[:, 1] - mean).square()).mean(dim=0)  # within the parts, and between them
+        if self.running_mean is not None:
+            n = world * x.numel() / len(mean)
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean.detach(), self.momentum)
+            self.running_var.lerp_(var.detach() * n / (n - 1), self.momentum)
+        shape = (1, -1, *[1] * (x.ndim - 2))
+        scale = (self.weight * torch.rsqrt(var + self.eps)).view(shape)
+        return (x * scale + (self.bias.view(shape) - mean.view(shape) * scale)).to(x.dtype)
 
 
 def average_gradients(*nets: nn.Module) -> None:
@@ -2146,6 +2195,7 @@ def new_parser(
     add("device", "auto", "auto = the best there is", choices=("auto", "cpu", "cuda", "mps"))
     add("amp", False, "bfloat16 autocast; meant for GPUs", action=switch)
     add("compile", False, "torch.compile the networks; meant for GPUs", action=switch)
+    add("sync-bn", False, "under torchrun: BatchNorm over the batches of all processes", action=switch)
     add("workers", 0, "processes that fetch batches; 0 = the main process", type=int)
     add("out", "", "run folder; empty = runs/SCRIPT-DATASET-sSEED")
     add("log-every", 50, "steps between two rows of log.csv; 0 = never", type=int)
@@ -2160,22 +2210,115 @@ def new_parser(
     return p
 
 
+@dataclass
+class _Stop:
+    """Whether this process was asked to end, by Ctrl-C or SIGTERM."""
+
+    signal: int = 0  # the signal, once it has come
+    stepping: bool = False  # training steps are being taken: the present one comes to its end
+    agreed: bool = False  # all processes know: this step is the last
+    owner: int = 0  # worker processes inherit the handler, and die as they always did
+
+
+_stop = _Stop()
+
+
+def stopping() -> bool:
+    """True in the last step of a run that Ctrl-C or SIGTERM ends: time for a checkpoint."""
+    return _stop.agreed
+
+
+def _on_signal(number: int, frame) -> None:
+    if os.getpid() != _stop.owner:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    again, _stop.signal = _stop.signal, number
+    alone = not dist.is_initialized()  # torchrun hands a Ctrl-C on: the second one is not the user's
+    if not _stop.stepping or (again and alone and number == signal.SIGINT):
+        raise KeyboardInterrupt
+    if not again and (alone or dist.get_rank() == 0):  # not print: the signal may have come in the middle of one
+        os.write(2, b"\nstopping soon, with a checkpoint" + b"; Ctrl-C again stops at once" * alone + b"\n")
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end what is done in here by KeyboardInterrupt, training behind its step: see `steps`."""
+    numbers = [signal.SIGINT, signal.SIGTERM] if threading.current_thread() is threading.main_thread() else []
+    numbers = [number for number in numbers if signal.getsignal(number) not in (None, signal.SIG_IGN)]  # nohup, &
+    before = {number: signal.signal(number, _on_signal) for number in numbers}
+    vars(_stop).update(vars(_Stop(owner=os.getpid())))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def steps(loader, done: int, last: int) -> tqdm:
+    """Training steps done + 1 ... last, over as many epochs as it takes -> an iterable of (step from 1, epoch from 0,
+    batch); rank 0 shows its progress.
+
+    After Ctrl-C or SIGTERM there comes a last step, the same for all processes, in which `stopping()` is true; then
+    KeyboardInterrupt, whose text says where the run stands.
+    """
+    several, rank = dist.is_initialized(), dist.get_rank() if dist.is_initialized() else 0
+
+    def is_last(step: int) -> bool:
+        if not several:
+            return _stop.signal > 0
+        if step % 10:
+            return False  # to ask the others in each step would hold a GPU up
+        asked = torch.tensor(_stop.signal, device="cuda" if dist.get_backend() == "nccl" else "cpu")
+        dist.all_reduce(asked, dist.ReduceOp.MAX)
+        _stop.signal = int(asked)
+        return _stop.signal > 0
+
+    def walk(done):
+        _stop.stepping, _stop.agreed = True, False
+        while done < last:
+            epoch, skip = divmod(done, len(loader))
+            loader.batch_sampler.set_epoch(epoch, skip)
+            for batch in loader:
+                done += 1
+                _stop.agreed = is_last(done)
+                yield done, epoch, batch
+                if done == last:
+                    _stop.stepping = _stop.agreed = False
+                    return
+                if _stop.agreed:
+                    raise KeyboardInterrupt(f"stopped behind step {done}; the same command with --resume auto goes on")
+
+    return tqdm(walk(done), total=last, initial=done, unit="step", disable=rank > 0)
+
+
 @contextmanager
 def one_sentence(
     parser: argparse.ArgumentParser,
     *errors: type[Exception],
     stopped: str = "stopped; --resume auto continues from the last checkpoint",
 ) -> Iterator[None]:
-    """What a script does in here: an error of these types ends it with its sentence and exit status 2, Ctrl-C with 130.
-    However it ends, it leaves torchrun's process group."""
+    """What a script does in here: an error of these types ends it with its sentence and exit status 2, Ctrl-C with 130,
+    SIGTERM with 143, each behind the checkpoint of the present step. However it ends, it leaves torchrun's process
+    group; where another process of it has died, it says so."""
     try:
-        yield
-        if dist.is_initialized():
-            dist.barrier()  # all leave together: one that leaves while others work may abort
+        with _signals():
+            yield
+            if dist.is_initialized():
+                dist.barrier()  # all leave together: one that leaves while others work may abort
     except (*errors, MetricError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n" if str(error) else None)
-    except KeyboardInterrupt:
-        parser.exit(130, f"\n{parser.prog}: {stopped}\n")
+    except KeyboardInterrupt as stop:
+        if dist.is_initialized() and stopping():
+            with suppress(RuntimeError):
+                dist.barrier()  # rank 0 is still writing the checkpoint
+        first = not dist.is_initialized() or dist.get_rank() == 0
+        text = f"\n{parser.prog}: {stop if str(stop) else stopped}\n"
+        parser.exit(128 + (_stop.signal or signal.SIGINT), text if first else None)
+    except RuntimeError as error:
+        if not dist.is_initialized() or not re.search("gloo|nccl|connection|peer", str(error), re.IGNORECASE):
+            raise
+        how = "start all with --resume auto to continue from the last checkpoint"
+        parser.exit(2, f"{parser.prog}: another process of this job has ended, and so this one does; {how}\n")
     finally:
         leave_processes()
 
@@ -2187,7 +2330,8 @@ def parse_args(
 
     The flags kept in the checkpoint are the defaults of such a command: `--resume CKPT` alone continues what was begun.
     Only those in `free`, and common ones that change how far or where a run goes but not what it computes, may differ.
-    `--resume auto` is the run folder's last.pt, or a new run where there is none. MetricError names what contradicts.
+    `--resume auto` is the run folder's last.pt, or a new run where there is none. A run may continue on another number
+    of processes, with the same batches: --batch-size becomes a process's share. MetricError names what contradicts.
     """
     args = parser.parse_args(argv)
     if not all(beta is None or 0 <= beta < 1 for beta in (args.beta1, args.beta2)):
@@ -2202,6 +2346,12 @@ def parse_args(
         return args, None
     checkpoint = load_checkpoint(path, script)
     stored = checkpoint["args"] | {"out": str(Path(path).parent), "resume": "", "sample": "", "evaluate": ""}
+    if resume:  # on another number of processes each takes its share of the same whole batch
+        before, now = checkpoint.get("processes", 1), int(os.environ.get("WORLD_SIZE", 1))
+        if stored["batch_size"] * before % now:
+            whole = f"batches of {stored['batch_size'] * before}, by {before} processes"
+            raise MetricError(f"{path} was trained on {whole}; {now} processes cannot share them evenly.")
+        stored["batch_size"] = stored["batch_size"] * before // now
     parser.set_defaults(**stored)
     args = parser.parse_args(argv)
     args.resume = resume
@@ -2268,8 +2418,8 @@ def save_run(
 ) -> None:
     """Keep all that a run needs to continue, as `out`/last.pt: noise, the generator of all its random numbers; nets and
     optimisers by name; facts (plain values and tensors) for the script. MetricError where a loss is not finite."""
-    state = {"script": script, "args": vars(args), "step": step, "log": log.state(), **facts}
-    state |= {"noise": noise.get_state()}
+    state = {"script": script, "args": vars(args), "step": step, "log": log.state(), "made": made_with(), **facts}
+    state |= {"noise": noise.get_state(), "processes": dist.get_world_size() if dist.is_initialized() else 1}
     state |= {name: net.state_dict() for name, net in nets.items()}
     save_checkpoint(out / file, state | {f"opt_{name}": opt.state_dict() for name, opt in opts.items()})
 
@@ -2306,6 +2456,7 @@ def start_run(
     MetricError where the folder holds a run that is not being continued, or cannot be written.
     """
     folder, step = Path(folder), checkpoint["step"] if checkpoint else 0
+    made_with()  # now, not when the first checkpoint is kept: the code may be another by then
     if checkpoint is None and (folder / "last.pt").exists():
         raise MetricError(f"{folder} holds a run; continue it with --resume auto, or name another folder with --out.")
     try:
@@ -2319,8 +2470,34 @@ def start_run(
     return log
 
 
+@functools.cache
+def made_with() -> dict[str, str | int]:
+    """What stands beside a result: the commit of this code, the versions, the device."""
+    describe = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty= with changes", "--exclude=*"]
+    try:
+        commit = subprocess.run(describe, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        commit = ""  # no git here, or the file stands alone
+    names = [line.split(":")[1].strip() for line in _read_text("/proc/cpuinfo").splitlines() if "model name" in line]
+    device = f"{os.cpu_count()} x {(names or [platform.processor() or platform.machine()])[0]}"
+    if torch.cuda.is_initialized():
+        device = torch.cuda.get_device_name()
+    versions = {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
+    return {"commit": commit or "unknown", **versions, "device": device, "threads": torch.get_num_threads()}
+
+
+def _read_text(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
+
+
 def write_scores(path: str | Path, scores: Iterable[Score], **facts) -> None:
-    """Print scores, and keep them with some facts (JSON values) about what was measured in a JSON file. MetricError."""
+    """Print scores, and keep them with some facts (JSON values) about what was measured in a JSON file. MetricError.
+    Under torchrun rank 0 does."""
+    if dist.is_initialized() and dist.get_rank() > 0:
+        return
     scores = list(scores)
     print(*scores, sep="\n")
     text = json.dumps(facts | {"scores": [score.as_dict() for score in scores]}, indent=2) + "\n"
@@ -2331,8 +2508,9 @@ def write_scores(path: str | Path, scores: Iterable[Score], **facts) -> None:
 
 
 def write_evaluation(args: argparse.Namespace, checkpoint: dict, scores: Iterable[Score]) -> None:
-    """What --evaluate found, with the flags, the step and the minutes of training, as metrics.json in --out."""
+    """What --evaluate found, with the flags, step, minutes and machine of the training, as metrics.json in --out."""
     facts = {"step": checkpoint["step"], "minutes": checkpoint["log"]["seconds"] / 60, "args": vars(args)}
+    facts |= {"made": checkpoint.get("made", {}), "processes": checkpoint.get("processes", 1)}
     write_scores(f"{args.out}/metrics.json", scores, **facts)
 
 
@@ -2588,7 +2766,7 @@ def _net_command(args: argparse.Namespace, device: torch.device, rank: int) -> l
     seen, keep = {}, args.command != "save-stats" or args.features
     for side, pictures in opened.items():
         cache = Path(args.data_dir, "cache") if args.cache and side != "fake" else None
-        seen[side] = extract(pictures, net, args.batch_size, True, cache, share=True, keep=keep)
+        seen[side] = extract(pictures, net, args.batch_size, True, cache, keep=keep)
         if isinstance(pictures, Pictures) and pictures.bad:
             datasets.warn(f"{pictures.name}{pictures.bad_files()}")
     if rank:

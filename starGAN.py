@@ -334,7 +334,7 @@ def train(args, checkpoint):
     opts = {name: torch.optim.Adam(net.parameters(), **adam) for name, net in nets.items()}
     noise = torch.Generator().manual_seed(args.seed)  # the only source of random numbers from here on
     done = metrics.restore(checkpoint, noise, opts)
-    metrics.broadcast_weights(*nets.values())
+    metrics.broadcast_weights(*nets.values(), sync_bn=args.sync_bn)
     for net in nets.values() if args.compile else ():
         net.compile()
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.amp)
@@ -343,7 +343,7 @@ def train(args, checkpoint):
     out, last_step = Path(args.out), metrics.last_step(args, len(loader), done)
     if rank == 0:
         log = metrics.start_run(out, vars(args), FIGURES, checkpoint)
-    bar = datasets.steps(loader, done, last_step, quiet=rank > 0)
+    bar = metrics.steps(loader, done, last_step)
     losses_G = checkpoint["losses_G"] if checkpoint else {}  # of G's latest step; logged until its next
 
     for step, epoch, batch in bar:  # step counts from 1
@@ -388,6 +388,8 @@ def train(args, checkpoint):
             losses_G = dict(loss_G=loss_G.detach(), loss_cls=loss_cls.detach(), loss_rec=loss_rec.detach())
 
         # (3) log, pictures, scores, checkpoint
+        if args.eval_every and step % args.eval_every == 0:  # all processes share the work
+            metrics.write_scores(out / f"metrics-{step:07d}.json", measure(nets, data, test, args, device, judges))
         if rank > 0:
             continue
         asked = c_trg != c_org
@@ -401,9 +403,7 @@ def train(args, checkpoint):
             columns = {name: datasets.generate(G, rows_x, c) for name, c in changed.items()}
             datasets.save_rows({"input": rows_x} | columns, out / f"samples/{step:07d}.png", rows=args.num_samples)
             log.plot()
-        if args.eval_every and step % args.eval_every == 0:
-            metrics.write_scores(out / f"metrics-{step:07d}.json", measure(nets, data, test, args, device, judges))
-        if metrics.due(step, args.save_every, last_step):
+        if metrics.due(step, args.save_every, last_step) or metrics.stopping():
             facts = dict(channels=channels, names=names, one_hot=one_hot, losses_G=losses_G)
             metrics.save_run(out, SCRIPT, args, step, log, noise, nets, opts, **facts)
 

@@ -349,7 +349,7 @@ def train(args, checkpoint):
     opt = torch.optim.Adam([*E.parameters(), *G.parameters()], args.lr, (args.beta1, args.beta2), fused=True)
     noise = torch.Generator().manual_seed(args.seed)  # the only source of random numbers from here on
     done = metrics.restore(checkpoint, noise, {"EG": opt})
-    metrics.broadcast_weights(*nets.values())
+    metrics.broadcast_weights(*nets.values(), sync_bn=args.sync_bn)
     if args.compile:
         E.compile(), G.compile()
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.amp)
@@ -358,7 +358,7 @@ def train(args, checkpoint):
     out, last_step = Path(args.out), metrics.last_step(args, len(loader), done)
     if rank == 0:
         log = metrics.start_run(out, vars(args), FIGURES, checkpoint)
-    bar = datasets.steps(loader, done, last_step, quiet=rank > 0)
+    bar = metrics.steps(loader, done, last_step)
 
     for step, epoch, batch in bar:  # step counts from 1
         x = datasets.to_float(batch["image"], device)
@@ -376,6 +376,8 @@ def train(args, checkpoint):
         opt.step()
 
         # (2) log, pictures, scores, checkpoint
+        if args.eval_every and step % args.eval_every == 0:  # all processes share the work
+            metrics.write_scores(out / f"metrics-{step:07d}.json", measure(nets, data, test, args, device, judges))
         if rank > 0:
             continue
         log.add(len(x) * world, loss_rec=loss_rec, loss_kl=loss_kl)  # means until the next row
@@ -394,9 +396,7 @@ def train(args, checkpoint):
             titles = ["z"] * side + ["x", "rec"] * side  # side x side samples, left of as many reconstructions
             datasets.save_grid(images, out / f"samples/{step:07d}.png", 3 * side, titles=titles)
             log.plot()
-        if args.eval_every and step % args.eval_every == 0:
-            metrics.write_scores(out / f"metrics-{step:07d}.json", measure(nets, data, test, args, device, judges))
-        if metrics.due(step, args.save_every, last_step):
+        if metrics.due(step, args.save_every, last_step) or metrics.stopping():
             metrics.save_run(out, SCRIPT, args, step, log, noise, nets, {"EG": opt}, channels=channels)
 
 

@@ -347,7 +347,7 @@ def train(args, checkpoint):
     opts = {name: torch.optim.Adam(nets[name].parameters(), **how) for name, how in adam.items()}
     noise = torch.Generator().manual_seed(args.seed)  # the only source of random numbers from here on
     done = metrics.restore(checkpoint, noise, opts)
-    metrics.broadcast_weights(*nets.values())
+    metrics.broadcast_weights(*nets.values(), sync_bn=args.sync_bn)
     if args.compile:
         torch._functorch.config.donated_buffer = False  # here a graph is walked more than once
         [net.compile() for net in nets.values()]
@@ -356,7 +356,7 @@ def train(args, checkpoint):
     out, last_step = Path(args.out), metrics.last_step(args, len(loader), done)
     if rank == 0:
         log = metrics.start_run(out, vars(args), dict([*FIGURES.items()][: 5 if game else 3]), checkpoint)
-    bar = datasets.steps(loader, done, last_step, quiet=rank > 0)
+    bar = metrics.steps(loader, done, last_step)
 
     for step, epoch, batch in bar:  # step counts from 1
         metrics.decay_rates(opts, (step - 1) / len(loader), args.epochs, args.decay_from)  # linear to 0 from there
@@ -394,6 +394,8 @@ def train(args, checkpoint):
             opts[name].step()
 
         # (4) log, pictures, scores, checkpoint
+        if args.eval_every and step % args.eval_every == 0:  # all processes share the work
+            metrics.write_scores(out / f"metrics-{step:07d}.json", measure(nets, data, test, args, device, judges))
         if rank > 0:
             continue
         log.add(len(x) * world, **losses)  # means until the next row
@@ -406,9 +408,7 @@ def train(args, checkpoint):
             images = torch.stack(list(columns.values()), dim=1).flatten(0, 1)
             datasets.save_grid(images, out / f"samples/{step:07d}.png", 16, titles=list(columns) * 4)
             log.plot()
-        if args.eval_every and step % args.eval_every == 0:
-            metrics.write_scores(out / f"metrics-{step:07d}.json", measure(nets, data, test, args, device, judges))
-        if metrics.due(step, args.save_every, last_step):
+        if metrics.due(step, args.save_every, last_step) or metrics.stopping():
             metrics.save_run(out, SCRIPT, args, step, log, noise, nets, opts, channels=channels)
 
 

@@ -321,7 +321,7 @@ def train(args, checkpoint):
         opts = {name: torch.optim.Adam(nets[name].parameters(), **adam) for name in ("G", "D")}
     noise = torch.Generator().manual_seed(args.seed)  # the only source of random numbers from here on
     done = metrics.restore(checkpoint, noise, opts)
-    metrics.broadcast_weights(*nets.values())
+    metrics.broadcast_weights(*nets.values(), sync_bn=args.sync_bn)
     if args.compile:
         G.compile(), D.compile()
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.amp)
@@ -331,7 +331,7 @@ def train(args, checkpoint):
     if rank == 0:
         extra = {"gp": {"penalty": ["loss_gp"]}, "clip": {"share of weights at the bound": ["at_bound"]}, "sn": {}}
         log = metrics.start_run(out, vars(args), FIGURES | extra[args.lipschitz], checkpoint)
-    bar = datasets.steps(loader, done, last_step, quiet=rank > 0)
+    bar = metrics.steps(loader, done, last_step)
 
     for step, epoch, batch in bar:  # step counts from 1
         # (1) D step: maximise E D(x) - E D(G(z)) under the constraint
@@ -375,6 +375,8 @@ def train(args, checkpoint):
             opts["G"].step()
 
         # (3) log, pictures, scores, checkpoint
+        if args.eval_every and step % args.eval_every == 0:  # all processes share the work
+            metrics.write_scores(out / f"metrics-{step:07d}.json", measure(nets, data, test, args, device, judges))
         if rank > 0:
             continue
         log.add(len(real) * world, **losses)  # means until the next row
@@ -388,9 +390,7 @@ def train(args, checkpoint):
             else:
                 datasets.save_grid(datasets.generate(G, fixed_z), path, columns=math.isqrt(args.num_samples))
             log.plot()
-        if args.eval_every and step % args.eval_every == 0:
-            metrics.write_scores(out / f"metrics-{step:07d}.json", measure(nets, data, test, args, device, judges))
-        if metrics.due(step, args.save_every, last_step):
+        if metrics.due(step, args.save_every, last_step) or metrics.stopping():
             metrics.save_run(out, SCRIPT, args, step, log, noise, nets, opts, channels=channels)
 
 

@@ -35,6 +35,7 @@ import torch.nn.functional as F
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 import datasets  # noqa: E402
+import metrics  # noqa: E402
 
 WGAN = "--lipschitz gp --lambda-gp 10 --n-critic 5 --lr 2e-4 --beta1 0.5 --beta2 0.999"
 PAIRS = {  # script: whose, file and flags of the peer, our flags; pictures (B, C, S), steps of a round, rounds
@@ -178,7 +179,7 @@ def measure(script, flags, nets, bare, batch, n, rounds, theirs):
         tempfile.TemporaryDirectory() as folder,
         mock.patch.object(ours, "build", build),
         mock.patch.object(datasets, "load", lambda *_, **__: data),
-        mock.patch.object(datasets, "steps", steps),
+        mock.patch.object(metrics, "steps", steps),
     ):
         flags += f" --epochs 1000000 --device cpu --out {folder} --log-every 0 --sample-every 0 --save-every 0"
         ours.main(flags.split())

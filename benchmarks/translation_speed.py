@@ -43,6 +43,7 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 import datasets  # noqa: E402
+import metrics  # noqa: E402
 
 SIZE = 64
 PAPER = "--ngf 64 --ndf 64 "
@@ -224,7 +225,7 @@ def measure(script, flags, batch, n, rounds, start_peer):
         mock.patch.object(ours, "build", build),
         mock.patch.object(datasets, "load", lambda *_, **__: data),
         mock.patch.object(datasets, "load_domains", lambda *_, **__: unpaired),
-        mock.patch.object(datasets, "steps", steps),
+        mock.patch.object(metrics, "steps", steps),
         contextlib.redirect_stdout(io.StringIO()),
         warnings.catch_warnings(),
     ):

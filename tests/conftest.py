@@ -8,6 +8,7 @@ import copy
 import csv
 import importlib
 import os
+import signal
 import subprocess
 import sys
 from multiprocessing.pool import ThreadPool
@@ -53,7 +54,7 @@ def differences(a, b, path=""):
     """Where two checkpoints differ, ignoring flags and clocks."""
     if isinstance(a, dict):
         assert a.keys() == b.keys()
-        return [d for k in a if k not in ("args", "seconds") for d in differences(a[k], b[k], f"{path}/{k}")]
+        return [d for k in a if k not in ("args", "seconds", "made") for d in differences(a[k], b[k], f"{path}/{k}")]
     if isinstance(a, (list, tuple)):
         return [d for i, (x, y) in enumerate(zip(a, b, strict=True)) for d in differences(x, y, f"{path}/{i}")]
     return [] if (torch.equal(a, b) if torch.is_tensor(a) else a == b) else [path]
@@ -160,6 +161,40 @@ def in_two_parts(train_here, tmp_path):
         return whole
 
     return in_two_parts
+
+
+@pytest.fixture
+def stops_cleanly(train_here, monkeypatch, tmp_path, capfd):
+    """stops_cleanly(*flags): Ctrl-C, or SIGTERM, in the middle of step 2 ends a run behind step 3, with a checkpoint, a
+    line, and a status that says which; resumed, it ends in the bits and the log of a run that nobody stopped."""
+
+    def stops_cleanly(*more):
+        flags = [*more, "--log-every", 2, "--save-every", 0, "--max-steps", 5]
+        whole, add = train_here(tmp_path / "whole", *flags), metrics.RunLog.add
+        for number in (signal.SIGINT, signal.SIGTERM):
+            out, calls = tmp_path / f"signal{number}", []
+
+            def interrupted(log, *losses, _number=number, _calls=calls, **more):
+                add(log, *losses, **more)
+                _calls.append(1)
+                if len(_calls) == 2:
+                    os.kill(os.getpid(), _number)
+
+            with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
+                patch.setattr(metrics.RunLog, "add", interrupted)
+                handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest may run where it is ignored
+                try:
+                    train_here(out, *flags)
+                finally:
+                    signal.signal(signal.SIGINT, handler)
+            assert end.value.code == 128 + number
+            text = capfd.readouterr().err
+            assert "stopping soon, with a checkpoint" in text and "stopped behind step 3; the same command" in text
+            assert torch.load(out / "last.pt", weights_only=True)["step"] == 3 and len(log_of(out)) == 1
+            assert differences(whole, train_here(out, *flags, "--resume", "auto")) == []
+            assert log_of(out) == log_of(tmp_path / "whole")
+
+    return stops_cleanly
 
 
 @pytest.fixture

@@ -210,7 +210,7 @@ def by_hand(flags, steps):
     opts = {n: torch.optim.Adam(net.parameters(), lr=args.lr, betas=(0.5, 0.999)) for n, net in nets.items()}
     noise, loader = torch.Generator().manual_seed(args.seed), datasets.make_loader(data, 4, seed=args.seed)
     bce, yes, no = F.binary_cross_entropy_with_logits, torch.ones(4), torch.zeros(4)
-    for _, _, batch in datasets.steps(loader, 0, steps):
+    for _, _, batch in metrics.steps(loader, 0, steps):
         x, y = batch["image"].float() / 127.5 - 1, hot(batch["label"])
         z, u = torch.randn(4, args.nz, generator=noise), torch.rand(4, generator=noise)
         c, grads = hot([data.labels[int(u_i * len(data))] for u_i in u]), {}
@@ -298,6 +298,10 @@ def test_2n_epochs_equal_n_and_n_resumed_to_the_bit(in_two_parts, tmp_path):
 
 def test_a_run_continues_in_the_middle_of_an_epoch(in_two_parts):
     in_two_parts(("--max-steps", 5), "--epochs", 2)
+
+
+def test_ctrl_c_and_sigterm_end_a_run_behind_a_checkpoint(stops_cleanly):
+    stops_cleanly()
 
 
 def test_the_same_command_gives_the_same_bits_and_another_seed_does_not(reproducible):

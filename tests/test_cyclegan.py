@@ -297,7 +297,7 @@ def by_hand(flags, steps):
             p.grad = grad
         opts[name].step()
 
-    for _, _, batch in datasets.steps(loader, 0, steps):
+    for _, _, batch in metrics.steps(loader, 0, steps):
         A, B = (batch[key].float() / 127.5 - 1 for key in ("image", "target"))
         torch.rand(2, len(A), 3, generator=noise)  # cuts and flips, asked for or not
         fake_B, fake_A = G_AB(A), G_BA(B)
@@ -478,6 +478,10 @@ def test_2n_epochs_equal_n_and_n_resumed_to_the_bit_with_the_pool(in_two_parts, 
 
 def test_a_run_continues_in_the_middle_of_an_epoch_and_of_a_decay(in_two_parts):
     in_two_parts(("--max-steps", 6), "--epochs", 3, "--decay-from", 1, "--pool-size", 3)
+
+
+def test_ctrl_c_and_sigterm_end_a_run_behind_a_checkpoint(stops_cleanly):
+    stops_cleanly()
 
 
 def test_the_same_command_gives_the_same_bits_and_looking_on_changes_nothing(reproducible):

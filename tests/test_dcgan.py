@@ -356,7 +356,7 @@ def by_hand(flags, steps):
         datasets.make_loader(data, args.batch_size, seed=args.seed),
     )
     bce = F.binary_cross_entropy_with_logits
-    for _, _, batch in datasets.steps(loader, 0, steps):
+    for _, _, batch in metrics.steps(loader, 0, steps):
         real, z = batch["image"].float() / 127.5 - 1, torch.randn(args.batch_size, args.nz, generator=noise)
         yes, no, fake, grads = torch.ones(len(real)), torch.zeros(len(real)), G(z), {}
         for net, name in ((D, "D"), (G, "G")):
@@ -521,6 +521,10 @@ def test_2n_epochs_equal_n_and_n_resumed_to_the_bit(in_two_parts, tmp_path):
 
 def test_a_run_continues_in_the_middle_of_an_epoch(in_two_parts):
     in_two_parts(("--max-steps", 5), *ALL, "--epochs", 2, "--loss", "hinge")
+
+
+def test_ctrl_c_and_sigterm_end_a_run_behind_a_checkpoint(stops_cleanly):
+    stops_cleanly()
 
 
 def test_the_same_command_gives_the_same_bits_and_another_seed_does_not(reproducible):

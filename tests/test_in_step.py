@@ -41,7 +41,8 @@ DIFFERENT = {
 
 COMMON = (
     "dataset data-dir data-url image-size resize strict epochs max-steps batch-size lr beta1 beta2 seed device amp "
-    "compile workers out log-every sample-every save-every eval-every resume sample evaluate num-samples weights-dir"
+    "compile sync-bn workers out log-every sample-every save-every eval-every resume sample evaluate "
+    "num-samples weights-dir"
 ).split()
 
 

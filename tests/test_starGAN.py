@@ -397,6 +397,10 @@ def test_2n_epochs_equal_n_and_n_resumed_to_the_bit(in_two_parts, adv):
     assert in_two_parts(["--max-steps", 5], *more)["step"] == 12
 
 
+def test_ctrl_c_and_sigterm_end_a_run_behind_a_checkpoint(stops_cleanly):
+    stops_cleanly("--n-critic", 2)
+
+
 def test_the_same_command_gives_the_same_bits_and_looking_on_changes_nothing(reproducible):
     reproducible("--max-steps", 3, "--log-every", 3)
 

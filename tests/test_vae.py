@@ -464,6 +464,10 @@ def test_a_run_continues_in_the_middle_of_an_epoch(in_two_parts):
     in_two_parts(("--max-steps", 13), "--epochs", 2, "--log-every", 4)
 
 
+def test_ctrl_c_and_sigterm_end_a_run_behind_a_checkpoint(stops_cleanly):
+    stops_cleanly()
+
+
 def test_the_same_command_gives_the_same_bits_and_what_is_logged_changes_nothing(reproducible):
     reproducible("--max-steps", 4)
 

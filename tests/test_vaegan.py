@@ -250,7 +250,7 @@ def by_hand(flags, steps):
     noise = torch.Generator().manual_seed(args.seed)
     loader = datasets.make_loader(data, args.batch_size, seed=args.seed)
     bce = F.binary_cross_entropy_with_logits
-    for _, _, batch in datasets.steps(loader, 0, steps):
+    for _, _, batch in metrics.steps(loader, 0, steps):
         x = batch["image"].float() / 127.5 - 1
         eps, z_p = torch.randn(len(x), 2 * args.nz, generator=noise).chunk(2, dim=1)
         grads, buffers = {}, {n: copy.deepcopy(dict(net.named_buffers())) for n, net in nets.items()}
@@ -478,6 +478,10 @@ def test_2n_epochs_equal_n_and_n_resumed_to_the_bit(in_two_parts, gan, model):
 
 def test_a_run_continues_in_the_middle_of_an_epoch(in_two_parts):
     in_two_parts(["--max-steps", 4], "--epochs", 2, "--log-every", 1)
+
+
+def test_ctrl_c_and_sigterm_end_a_run_behind_a_checkpoint(stops_cleanly):
+    stops_cleanly()
 
 
 def test_the_same_command_gives_the_same_bits(reproducible):
