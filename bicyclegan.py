@@ -15,7 +15,7 @@ A conditional GAN soon ignores such a code. Two cycles, B -> z -> B and z -> B -
 Differences from the paper and its official code:
   1. The KL is averaged over the batch. The official code sums it: its weight grows until every z gives one picture.
   2. Weights start from N(0, 0.02), as in pix2pix. The official Xavier with gain 0.02 starts from a G almost blind to z.
-  3. D sees (A, B), as the paper writes; shown B alone, the official default, it let some codes break their pictures.
+  3. D sees (A, B), as in the paper's formulas; shown B alone, its choice (section 4), it let codes break pictures.
   4. G ends in one more convolution, which sees A at full size: at 64 px the lines would blur else. Sizes, rate, batch
      fit a CPU. Official: --image-size 128 --ngf 64 --ndf 64 --nef 64 --no-head --no-conditional-d.
   5. One backward pass where the official code has two: E is frozen while it reads fake_rand. No dropout in G.
@@ -26,7 +26,7 @@ Measured, the default run on two CPU cores: 8 minutes, FID-768 1.82 (floor 0.07)
   python bicyclegan.py --sample runs/bicyclegan-edges2faces-s0/last.pt   rows of samples, a walk between two codes
   python bicyclegan.py --sample CKPT --input DRAWINGS --style-from PHOTO
   python bicyclegan.py --evaluate CKPT --weights-dir weights             FID, LPIPS diversity, KL of each dimension
-  paper:  python bicyclegan.py --dataset edges2shoes --image-size 256 --batch-size 2 --epochs 60 --decay-from 30
+  official: python bicyclegan.py --dataset edges2shoes --image-size 256 --batch-size 2 --epochs 60 --decay-from 30
             --lr 2e-4 --ngf 64 --ndf 64 --nef 64 --no-head --no-conditional-d
   course: python bicyclegan.py --dataset edges2shoes --image-size 128 --batch-size 2 --epochs 20 --input-channels 3
             --ngf 64 --ndf 64 --nef 64 --net-d vanilla --gan-loss bce --lr-e 5e-6 --lr-g 8e-4
@@ -55,20 +55,20 @@ def build_parser():
         __doc__,
         dataset="edges2faces",
         image_size=(64, "side in pixels: 32, 64, 128 or 256 (paper: 256)"),
-        epochs=(20, "passes over the training set (paper: 60 on edges2shoes)"),
-        batch_size=(16, "pairs in a step of one process (paper: 2)"),
+        epochs=(20, "passes over the training set (official: 60 on edges2shoes)"),
+        batch_size=(16, "pairs in a step of one process (official: 2)"),
         lr=(4e-4, "learning rate of Adam (paper: 2e-4)"),
-        beta1=(0.5, "Adam's decay of the mean (paper: 0.5)"),
-        beta2=(0.999, "Adam's decay of the square (paper: 0.999)"),
-        num_samples=(10, "samples of each input in a picture (paper: 10)"),
+        beta1=(0.5, "Adam's decay of the mean (official: 0.5)"),
+        beta2=(0.999, "Adam's decay of the square (official: 0.999)"),
+        num_samples=(10, "samples of each input in a picture (official: 10)"),
     )
     p.add_argument("--direction", default="AtoB", choices=("AtoB", "BtoA"), help="A = left half of a file, B = right")
     p.add_argument("--input-channels", type=int, default=0, choices=(0, 1, 3), help="of A; 0 = as the data set has it")
     p.add_argument("--flip", action=yes_no, default=False, help="mirror half of the training pairs")
-    p.add_argument("--decay-from", type=int, default=10, help="epoch from which lr falls to 0; 0 = never (paper: half)")
+    p.add_argument("--decay-from", type=int, default=10, help="epoch from which lr falls; 0 = never (official: half)")
     p.add_argument("--nz", type=int, default=8, help="length of the code z (paper: 8)")
     for name, net in (("ngf", "G"), ("ndf", "each D"), ("nef", "E")):
-        p.add_argument(f"--{name}", type=int, default=24, help=f"channels of {net}'s first layer (paper: 64)")
+        p.add_argument(f"--{name}", type=int, default=24, help=f"channels of {net}'s first layer (official: 64)")
     p.add_argument("--net-g", default="unet", choices=("unet", "vanilla"), help="vanilla = without the skips")
     p.add_argument("--net-d", default="patch", choices=("patch", "vanilla"), help="vanilla = one score per image")
     p.add_argument("--conditional-d", action=yes_no, default=True, help="D sees (A, B), not only B (official code: no)")

@@ -13,7 +13,7 @@ Mirza and Osindero, "Conditional Generative Adversarial Nets", 2014 (arXiv:1411.
 
 Differences from the paper:
   1. Convolutions, those of dcgan.py, in place of fully connected layers with maxout: models compare on equal networks.
-  2. Adam at a constant rate, no dropout in G, z normal in place of uniform.
+  2. Adam at a constant rate, no dropout, z normal in place of uniform.
   3. The non-saturating loss for G, and losses on logits: see dcgan.py.
 
 Measured, the default run on two CPU cores: 1.0 minutes, in-domain FID-128 1.11 (floor 0.66),

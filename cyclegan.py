@@ -7,7 +7,7 @@ Zhu et al., "Unpaired Image-to-Image Translation using Cycle-Consistent Adversar
   real_B --G_BA--> fake_A --G_AB--> rec_B    near real_B                               D_A: real_A or fake_A?
 
   pictures (B, 3, S, S) in [-1, 1]   G: a ResNet that keeps the size   D: scores of patches, 70 x 70 px, (B, 1, h, w)
-  min_G  |D_B(fake_B) - 1|^2 + |D_A(fake_A) - 1|^2 + 10 (|real_A - rec_A|_1 + |real_B - rec_B|_1)        (section 3)
+  min_G  |D_B(fake_B) - 1|^2 + |D_A(fake_A) - 1|^2 + 10 (|real_A - rec_A|_1 + |real_B - rec_B|_1)    (sections 3, 4)
          + 5 (|G_AB(real_B) - real_B|_1 + |G_BA(real_A) - real_A|_1)           identity: keeps colours (section 5.2)
   min_D  (|D_B(real_B) - 1|^2 + |D_B(fake_B)|^2) / 2, and so for D_A; fakes from a pool of the last 50 (section 4)
 
@@ -26,7 +26,7 @@ Measured, the default run on 2 CPU cores: 6 min, FID AtoB-768 0.099 (floor 0.083
   python cyclegan.py --sample CKPT --input PHOTOS --direction AtoB
   python cyclegan.py --evaluate CKPT --fid-dims 768 --weights-dir weights
   outlines: python cyclegan.py --dataset edges2faces --no-mask --lambda-idt 0     where all is to be painted
-  paper:  python cyclegan.py --dataset horse2zebra --image-size 256 --batch-size 1 --epochs 200 --decay-from 100
+  official: python cyclegan.py --dataset horse2zebra --image-size 256 --batch-size 1 --epochs 200 --decay-from 100
             --lr 2e-4 --ngf 64 --ndf 64 --blocks 9 --jitter --flip --no-mask
   course: python cyclegan.py --dataset horse2zebra --image-size 128 --batch-size 1 --epochs 220 --decay-from 100
             --lr 2e-4 --ngf 64 --ndf 64 --blocks 9 --jitter --flip --no-mask --cr fake
@@ -60,8 +60,8 @@ def build_parser():
         epochs=(2, "passes over the larger of the two sets (paper: 200)"),
         batch_size=(2, "pictures of each set in a step of one process (paper: 1)"),
         lr=(4e-4, "learning rate of Adam (paper: 2e-4)"),
-        beta1=(0.5, "Adam's decay of the mean (paper: 0.5)"),
-        beta2=(0.999, "Adam's decay of the square (paper: 0.999)"),
+        beta1=(0.5, "Adam's decay of the mean (official: 0.5)"),
+        beta2=(0.999, "Adam's decay of the square (official: 0.999)"),
         num_samples=(8, "test pictures of each set in a picture"),
         sample_every=250,
     )

@@ -56,7 +56,7 @@ def build_parser():
         batch_size=(32, "images in a step of one process (paper: 128)"),
         lr=(4e-4, "learning rate of Adam (paper: 2e-4)"),
         beta1=(0.5, "Adam's decay of the mean (paper: 0.5)"),
-        beta2=(0.999, "Adam's decay of the square (paper: 0.999)"),
+        beta2=(0.999, "Adam's decay of the square (official: 0.999)"),
         num_samples=(36, "samples in a picture"),
         sample_every=250,
     )
@@ -64,7 +64,7 @@ def build_parser():
     p.add_argument("--loss", default="nonsat", choices=("minimax", "nonsat", "lsgan", "hinge"), help="(paper: nonsat)")
     p.add_argument("--nz", type=int, default=100, help="length of z (paper: 100)")
     p.add_argument("--ngf", type=int, default=32, help="channels of G's last hidden layer (paper: 128)")
-    p.add_argument("--ndf", type=int, default=32, help="channels of D's first layer (paper: 128)")
+    p.add_argument("--ndf", type=int, default=32, help="channels of D's first layer (official: 128)")
     p.add_argument("--ema", type=float, default=0.0, help="decay of G's averaged weights, say 0.999; 0 = no average")
     p.add_argument("--diffaug", action=yes_no, default=False, help="D sees real and fake images augmented")
     p.add_argument("--flip", action=yes_no, default=False, help="mirror half of the training images")

@@ -34,6 +34,7 @@ import io
 import itertools
 import json
 import os
+import pickle
 import platform
 import re
 import signal
@@ -43,6 +44,7 @@ import tempfile
 import threading
 import time
 import urllib.request
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -2437,12 +2439,16 @@ def restore(checkpoint: dict | None, noise: torch.Generator, opts: dict) -> int:
 def load_checkpoint(path: str | Path, script: str) -> dict:
     """What `script` saved there, on the CPU. MetricError for anything else, a pickle that would run code included."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what torch thinks of a file that it then refuses
+            state = torch.load(path, map_location="cpu", weights_only=True)
         owner = state["script"]
     except FileNotFoundError as error:
         raise MetricError(f"there is no checkpoint {path}; mind the path, or train one first.") from error
     except Exception as error:
-        raise MetricError(f"{path} is not a checkpoint that can be read ({type(error).__name__}).") from error
+        unpickling = isinstance(error, pickle.UnpicklingError)
+        why = "opening it might run code" if unpickling else getattr(error, "strerror", None) or "it is cut short"
+        raise MetricError(f"{path} is not a checkpoint that can be read: {why}; take another.") from error
     if owner != script:
         raise MetricError(f"{path} is a checkpoint of {owner}.py, not of {script}.py.")
     return state
@@ -2695,7 +2701,7 @@ def build_parser() -> argparse.ArgumentParser:
         if command != "save-stats":
             add("--json", default="", metavar="FILE", help="also write the scores there; - = only them, on the screen")
         if command == "lpips-diversity":
-            add("--pairs", default="all", choices=("all", "consecutive"), help="consecutive: as BicycleGAN's paper")
+            add("--pairs", default="all", choices=("all", "consecutive"), help="consecutive: as BicycleGAN's README")
         if "lpips" in command:
             continue
         add("--net", default="inception", help=NETS)

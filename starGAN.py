@@ -10,7 +10,7 @@ CVPR 2018 (arXiv:1711.09020).
   x (B, C, S, S) in [-1, 1]   c (B, K), 0 or 1, c_org true of x, c_trg of another x; G sees c as maps, (B, C + K, S, S)
   D: convolutions of stride 2 down to (B, width, 2, 2), then two heads: src (B, 1, 2, 2), cls (B, K) logits
   D: minimise E D(fake) - E D(x) + 10 (|grad D(x')| - 1)^2 + 1 cls(x, c_org)                  (equations 5, 8)
-  G: minimise -E D(fake) + 1 cls(fake, c_trg) + 10 |x - rec|_1                                (equations 5, 6)
+  G: minimise -E D(fake) + 1 cls(fake, c_trg) + 10 |x - rec|_1                                (equations 6, 8)
   cls: binary cross entropy, summed over the attributes; for class folders, one class a picture: cross entropy
 
 Differences from the paper and its official code:

@@ -24,7 +24,7 @@ Differences from the papers:
      beyond c. Its 100 critic steps for each of the first 25 steps of G are left out.
   3. G is DCGAN's, with BatchNorm; D has BatchNorm in mode clip only. A penalty on the gradient at each image makes no
      sense where images of a batch change each other's scores.
-  4. Mode sn: the Wasserstein loss, of which the paper says less than of the hinge, so that only the constraint differs.
+  4. Mode sn: the Wasserstein loss, which the paper has for WGAN-GP alone, so that only the constraint differs.
   5. Defaults fit a CPU: 32 channels, 28 px. Official: --image-size 64 --ngf 64 --ndf 64; MLPs of 512: --ndf 128.
 
 Measured, the default run on two CPU cores: 4 minutes, in-domain FID-128 10.85 (floor 0.66),
@@ -77,9 +77,9 @@ def build_parser():
     p.add_argument("--n-critic", type=int, default=5, help="steps of the critic for each of G (papers: 5)")
     p.add_argument("--clip", type=float, default=0.01, help="clip: the largest weight of the critic, c (paper: 0.01)")
     p.add_argument("--lambda-gp", type=float, help="gp: weight of the penalty; None = the paper's: 10; of points 0.1")
-    p.add_argument("--nz", type=int, help="length of z; None = the papers': 100; of points 2")
-    p.add_argument("--ngf", type=int, default=32, help="channels of G's last hidden layer; MLPs: 1/4 (papers: 64)")
-    p.add_argument("--ndf", type=int, default=32, help="channels of the critic's first layer; MLPs: 1/4 (papers: 64)")
+    p.add_argument("--nz", type=int, help="length of z; None = DCGAN's: 100; of points 2")
+    p.add_argument("--ngf", type=int, default=32, help="channels of G's last hidden layer; MLPs: 1/4 (official: 64)")
+    p.add_argument("--ndf", type=int, default=32, help="channels of the critic's first layer; MLPs: 1/4 (official: 64)")
     p.add_argument("--fid-dims", type=int, default=0, choices=(0, 64, 192, 768, 2048), help="0 = without Inception")
     p.add_argument("--fid-images", type=int, default=10000, help="at most so many of each side in --evaluate")
     return p
