@@ -2772,7 +2772,7 @@ def _net_command(args: argparse.Namespace, device: torch.device, rank: int) -> l
     seen, keep = {}, args.command != "save-stats" or args.features
     for side, pictures in opened.items():
         cache = Path(args.data_dir, "cache") if args.cache and side != "fake" else None
-        seen[side] = extract(pictures, net, args.batch_size, True, cache, keep=keep)
+        seen[side] = extract(pictures, net, args.batch_size, True, cache, share=True, keep=keep)
         if isinstance(pictures, Pictures) and pictures.bad:
             datasets.warn(f"{pictures.name}{pictures.bad_files()}")
     if rank:
