@@ -54,7 +54,7 @@ def build_parser():
         SCRIPT,
         __doc__,
         dataset="edges2faces",
-        image_size=(64, "side in pixels: 32, 64, 128 or 256 (paper: 256)"),
+        image_size=(64, "side in pixels: 32, 64, 128 or 256 (official: 256)"),
         epochs=(20, "passes over the training set (official: 60 on edges2shoes)"),
         batch_size=(16, "pairs in a step of one process (official: 2)"),
         lr=(4e-4, "learning rate of Adam (paper: 2e-4)"),
@@ -71,7 +71,7 @@ def build_parser():
         p.add_argument(f"--{name}", type=int, default=24, help=f"channels of {net}'s first layer (official: 64)")
     p.add_argument("--net-g", default="unet", choices=("unet", "vanilla"), help="vanilla = without the skips")
     p.add_argument("--net-d", default="patch", choices=("patch", "vanilla"), help="vanilla = one score per image")
-    p.add_argument("--conditional-d", action=yes_no, default=True, help="D sees (A, B), not only B (official code: no)")
+    p.add_argument("--conditional-d", action=yes_no, default=True, help="D sees (A, B), not only B (paper: no)")
     p.add_argument("--head", action=yes_no, default=True, help="G ends in a convolution that sees A again (paper: no)")
     p.add_argument("--gan-loss", default="lsgan", choices=("lsgan", "bce"), help="adversarial loss (paper: lsgan)")
     p.add_argument("--lambda-l1", type=float, default=10.0, help="weight of |B - fake_enc| (paper: 10)")
@@ -397,7 +397,7 @@ def train(args, checkpoint):
         metrics.average_gradients(D_VAE, D_LR)
         opts["D_VAE"].step(), opts["D_LR"].step()
 
-        # (3) log, pictures, scores, checkpoint
+        # (3) scores, log, pictures, checkpoint
         if args.eval_every and step % args.eval_every == 0:  # all processes share the work
             metrics.write_scores(out / f"metrics-{step:07d}.json", measure(nets, data, test, args, device, instruments))
         if rank > 0:

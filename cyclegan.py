@@ -391,7 +391,7 @@ def train(args, checkpoint):
         metrics.average_gradients(D_A, D_B)
         opts["D"].step()
 
-        # (3) log, pictures, scores, checkpoint
+        # (3) scores, log, pictures, checkpoint
         scores = None
         if args.eval_every and step % args.eval_every == 0:  # all processes share the work
             scores = measure(nets, uncut, test, args, device, judges)

@@ -229,8 +229,7 @@ def evaluate(args, checkpoint):
     train, test = (load_images(args, split, checkpoint["channels"]) for split in ("train", "test"))
     judges = metrics.load_judges(args.fid_dims, train, test, args.weights_dir, args.data_dir, device)
     nets = build(args, checkpoint["channels"], device, checkpoint)
-    scores = measure(nets, train, test, args, device, judges)
-    metrics.write_evaluation(args, checkpoint, scores)
+    metrics.write_evaluation(args, checkpoint, measure(nets, train, test, args, device, judges))
 
 
 # ----------------------------------------------------------------------------------------------------- training
@@ -311,7 +310,7 @@ def train(args, checkpoint):
             for kept, new in zip(nets["G_ema"].buffers(), G.buffers(), strict=True):  # BatchNorm's are averages already
                 kept.copy_(new)
 
-        # (3) log, pictures, scores, checkpoint
+        # (3) scores, log, pictures, checkpoint
         if args.eval_every and step % args.eval_every == 0:  # all processes share the work
             metrics.write_scores(out / f"metrics-{step:07d}.json", measure(nets, data, test, args, device, judges))
         if rank > 0:

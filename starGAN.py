@@ -387,7 +387,7 @@ def train(args, checkpoint):
             opts["G"].step()
             losses_G = dict(loss_G=loss_G.detach(), loss_cls=loss_cls.detach(), loss_rec=loss_rec.detach())
 
-        # (3) log, pictures, scores, checkpoint
+        # (3) scores, log, pictures, checkpoint
         if args.eval_every and step % args.eval_every == 0:  # all processes share the work
             metrics.write_scores(out / f"metrics-{step:07d}.json", measure(nets, data, test, args, device, judges))
         if rank > 0:

@@ -210,7 +210,7 @@ def build(args, channels, device, checkpoint=None):
     for name, net in nets.items():
         if checkpoint:
             net.load_state_dict(checkpoint[name])
-        net.to(device, memory_format=torch.channels_last)
+        net.to(device, memory_format=torch.channels_last)  # 1.2 times faster with BatchNorm
     return nets
 
 
@@ -313,8 +313,7 @@ def evaluate(args, checkpoint):
     train, test = (load_images(args, split, checkpoint["channels"]) for split in ("train", "test"))
     judges = metrics.load_judges(args.fid_dims, train, test, args.weights_dir, args.data_dir, device)
     nets = build(args, checkpoint["channels"], device, checkpoint)
-    scores = measure(nets, train, test, args, device, judges)
-    metrics.write_evaluation(args, checkpoint, scores)
+    metrics.write_evaluation(args, checkpoint, measure(nets, train, test, args, device, judges))
 
 
 # ----------------------------------------------------------------------------------------------------- training
@@ -375,7 +374,7 @@ def train(args, checkpoint):
         metrics.average_gradients(E, G)
         opt.step()
 
-        # (2) log, pictures, scores, checkpoint
+        # (2) scores, log, pictures, checkpoint
         if args.eval_every and step % args.eval_every == 0:  # all processes share the work
             metrics.write_scores(out / f"metrics-{step:07d}.json", measure(nets, data, test, args, device, judges))
         if rank > 0:

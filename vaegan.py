@@ -393,7 +393,7 @@ def train(args, checkpoint):
             metrics.average_gradients(nets[name])
             opts[name].step()
 
-        # (4) log, pictures, scores, checkpoint
+        # (4) scores, log, pictures, checkpoint
         if args.eval_every and step % args.eval_every == 0:  # all processes share the work
             metrics.write_scores(out / f"metrics-{step:07d}.json", measure(nets, data, test, args, device, judges))
         if rank > 0:

@@ -206,7 +206,7 @@ def build(args, channels, device, checkpoint=None):
     for name, net in nets.items():
         if checkpoint:
             net.load_state_dict(checkpoint[name])
-        net.to(device, memory_format=torch.channels_last)
+        net.to(device, memory_format=torch.channels_last)  # 1.2 times faster with BatchNorm
     return nets
 
 
@@ -267,8 +267,7 @@ def evaluate(args, checkpoint):
     if checkpoint["channels"]:  # points need no judge
         judges = metrics.load_judges(args.fid_dims, train, test, args.weights_dir, args.data_dir, device)
     nets = build(args, checkpoint["channels"], device, checkpoint)
-    scores = measure(nets, train, test, args, device, judges)
-    metrics.write_evaluation(args, checkpoint, scores)
+    metrics.write_evaluation(args, checkpoint, measure(nets, train, test, args, device, judges))
 
 
 # ----------------------------------------------------------------------------------------------------- training
@@ -374,7 +373,7 @@ def train(args, checkpoint):
             metrics.average_gradients(G)
             opts["G"].step()
 
-        # (3) log, pictures, scores, checkpoint
+        # (3) scores, log, pictures, checkpoint
         if args.eval_every and step % args.eval_every == 0:  # all processes share the work
             metrics.write_scores(out / f"metrics-{step:07d}.json", measure(nets, data, test, args, device, judges))
         if rank > 0:

@@ -1,6 +1,6 @@
 """CycleGAN on horse2zebra at 64 px, with and without the consistency regularisation of D (--cr fake, the course's).
 
-python benchmarks/horse2zebra.py                                  downloads horse2zebra, 111 MB
+python benchmarks/horse2zebra.py                                  downloads horse2zebra, 117 MB
 python benchmarks/horse2zebra.py --dataset photos/horse2zebra     a folder with trainA, trainB, testA, testB
 """
 
