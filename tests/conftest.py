@@ -11,7 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # inherited by every subprocess
@@ -19,7 +18,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # inherited by every subprocess
 import numpy as np
 import pytest
 import torch
-import torch.distributed.run
+from forks import output, run_fork, torchrun_forks
 from PIL import Image
 
 import metrics
@@ -74,6 +73,14 @@ def cells(path, size=16):
 
 
 # ------------------------------------------------------------------------------------------------------- runs in here
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk():
+    """What a power failure leaves behind no test can see; that the file is open is seen here too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -277,18 +284,20 @@ def run():
 
 
 @pytest.fixture
-def smoke(run, script, flags, no_curves, tmp_path):
+def smoke(script, flags, no_curves, tmp_path):
     """smoke(*flags) -> stdout of one step in a process of its own; then --sample, and --resume for one step more."""
 
     def smoke(*more):
         out = tmp_path / "run"
-        done = run(f"{script.__name__}.py", *flags, *more, "--max-steps", 1, "--out", out)
+        status = run_fork(tmp_path, ROOT / f"{script.__name__}.py", *flags, *more, "--max-steps", 1, "--out", out)
+        told, complained = output(tmp_path)
+        assert status == 0, complained[-3000:]
         made = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
         assert made == {"args.json", "log.csv", "curves.png", "last.pt", "samples/0000001.png"}
         script.main(["--sample", str(out / "last.pt")])
         script.main(["--resume", str(out / "last.pt"), "--max-steps", "2"])
         assert [row["step"] for row in log_of(out)] == ["1", "2"]
-        return done.stdout
+        return told
 
     return smoke
 
@@ -315,13 +324,11 @@ def train(out, *flags):
 def torchrun(script, tmp_path):
     """torchrun(out, *flags): a run of two processes, of which each leaves its networks in out/0.pt or out/1.pt.
 
-    `code` is what both do, where it is more. torchrun works in here: in a process of its own it would import torch too.
+    `code` is what both do, where it is more.
     """
 
-    def torchrun(out, *flags, code="train(out, *flags)", timeout=120):
+    def torchrun(out, *flags, code="train(out, *flags)"):
         (tmp_path / "process.py").write_text(PROCESS.format(root=str(ROOT), script=script.__name__) + code)
-        command = ["--standalone", "--nproc-per-node", "2", tmp_path / "process.py", out, *flags]
-        with ThreadPool(1) as pool:
-            pool.apply_async(torch.distributed.run.main, ([*map(str, command)],)).get(timeout)
+        torchrun_forks(tmp_path, tmp_path / "process.py", out, *flags)
 
     return torchrun

@@ -198,15 +198,16 @@ def test_each_step_leaves_the_other_players_alone(watched):
 
 def test_it_learns_what_the_drawing_does_not_say(train_here, flags, tmp_path):
     """Every drawing is the same red square, every picture a plain colour: only the code can tell them apart."""
-    more = "--ngf 8 --nef 16 --epochs 40 --decay-from 15 --lr 3e-3 --lambda-l1 100 --log-every 10".split()
-    state = train_here(tmp_path / "run", *more)
+    more = "--ngf 8 --nef 16 --epochs 40 --decay-from 15 --lr 6e-3 --beta2 0.99 --lambda-l1 100".split()
+    state = train_here(tmp_path / "run", *more, "--log-every", 10)
     args = B.build_parser().parse_args([*map(str, flags), *more])
     nets = B.build(args, state["channels"], "cpu", state)
     batch = B.datasets.fixed_batch(B.load_pairs(args, "train", (0, 0)), 12, "cpu")
     with torch.no_grad():
         mu, _ = nets["E"](batch["target"])
-        own, foreign = (nets["G"](batch["image"], code) - batch["target"] for code in (mu, mu.roll(1, 0)))
-    assert own.abs().mean() < 0.6 * foreign.abs().mean()
+        far = ((nets["G"](batch["image"], mu.roll(k, 0)) - batch["target"]).abs().mean().item() for k in range(12))
+        own, *foreign = far  # from the picture: by its own code, by those of the others
+    assert own < 0.6 * sum(foreign) / 11  # 0.28 times here; 0.28 to 0.54 at nine seeds
     rows = list(csv.DictReader(open(tmp_path / "run" / "log.csv")))
     assert all(math.isfinite(float(value)) for row in rows for value in row.values())
     assert float(rows[-1]["loss_l1"]) < 0.7 * float(rows[0]["loss_l1"]) and float(rows[-1]["diversity"]) > 0.1

@@ -6,14 +6,13 @@ Most nets here are thin on purpose (`grid`, the brightness of sixteen cells): wh
 import dataclasses
 import json
 import tempfile
-from multiprocessing.pool import ThreadPool
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed.run
 from conftest import ROOT
+from forks import output, torchrun_forks
 from PIL import Image
 from scipy.linalg import sqrtm
 from test_metrics import check_sentence, random_images, random_inception, random_state
@@ -706,7 +705,7 @@ except SystemExit as stop:
 """
 
 
-def test_two_processes_share_the_images_agree_with_one_and_stop_together(tmp_path, capfd):
+def test_two_processes_share_the_images_agree_with_one_and_stop_together(tmp_path):
     (tmp_path / "own.py").write_text(OWN)
     real = save(tmp_path / "real", random_images(41, size=16))  # an odd number of pieces
     fake = save(tmp_path / "fake", random_images(29, size=20, seed=1))
@@ -715,18 +714,15 @@ def test_two_processes_share_the_images_agree_with_one_and_stop_together(tmp_pat
     flags = ["all", real, fake, "--net", f"{tmp_path / 'own.py'}:grid", "--batch-size", 5, "--no-cache"]
     flags = list(map(str, flags))
     metrics.main([*flags, "--json", str(tmp_path / "one.json")])
-    capfd.readouterr()
     (tmp_path / "two.py").write_text(TWO.format(root=str(ROOT), flags=flags, out=str(tmp_path / "two.json")))
-    command = ["--standalone", "--nproc-per-node", "2", str(tmp_path / "two.py")]
-    with ThreadPool(1) as pool:  # torchrun in here, which has imported torch
-        pool.apply_async(torch.distributed.run.main, (command,)).get(120)
-    told = capfd.readouterr()
+    torchrun_forks(tmp_path, tmp_path / "two.py")
+    out, err = output(tmp_path)
     one, two = (json.loads((tmp_path / name).read_text())["scores"] for name in ("one.json", "two.json"))
     assert one == two and len(one) == 6  # to the bit
-    assert one[0]["n_fake"] == 26 and told.out.count("own FID-16") == 1
-    assert told.err.count("left out 3 files: 0006.png (not a picture), 0007.png") == 1
-    assert told.out.count("ended with 2") == 2 and told.err.count("0006.png cannot be read (not a picture)") == 1
-    assert "Error" not in told.err
+    assert one[0]["n_fake"] == 26 and out.count("own FID-16") == 1
+    assert err.count("left out 3 files: 0006.png (not a picture), 0007.png") == 1
+    assert out.count("ended with 2") == 2 and err.count("0006.png cannot be read (not a picture)") == 1
+    assert "Error" not in err
 
 
 # ----- What small slips would change

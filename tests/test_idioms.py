@@ -1,12 +1,13 @@
 """What the scripts share, in numbers: every copy of an idiom that they copy, or the one in a shared module."""
 
 import importlib
-import os
 import subprocess
 import sys
+from multiprocessing.pool import ThreadPool
 
 import pytest
 import torch
+import torch.distributed.run
 from conftest import ROOT
 from test_in_step import SCRIPTS
 
@@ -76,14 +77,13 @@ dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("script", copies("average_gradients"))
-def test_processes_share_weights_and_gradients(script, tmp_path):
+def test_processes_share_weights_and_gradients(script, monkeypatch, tmp_path):
+    """Under torchrun itself, and in interpreters of their own; the tests of the scripts start forks instead."""
     (tmp_path / "process.py").write_text(PROCESS)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launcher, str(tmp_path / "process.py"), script.__name__]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": str(ROOT)}
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    command = ["--standalone", "--nproc-per-node", "2", str(tmp_path / "process.py"), script.__name__]
+    with ThreadPool(1) as pool:  # in here: in a process of its own torchrun would import torch too
+        pool.apply_async(torch.distributed.run.main, (command,)).get(120)  # an exception if one of them fails
 
 
 @pytest.mark.parametrize("script", copies("average_gradients"))
@@ -98,6 +98,8 @@ def test_one_process_keeps_its_gradients(script):
 def test_help_answers_without_slow_imports():
     code = f"""
 import importlib, sys
+import metrics
+assert not {{"torchvision", "matplotlib", "scipy", "datasets"}} & set(sys.modules), "metrics"
 for script in {SCRIPTS}:
     importlib.import_module(script).build_parser().format_help()
     for name in ("torchvision", "matplotlib", "scipy.linalg", "torch._dynamo"):

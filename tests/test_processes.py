@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, differences, far, log_of
+from forks import torchrun_forks
 from PIL import Image
 from test_in_step import SCRIPTS
 
@@ -62,16 +63,17 @@ def kinds(tmp_path_factory):
 
 @pytest.fixture
 def launch(kinds, data_dir, tmp_path):
-    """launch(code): two processes of torchrun do it -> CompletedProcess; `train` there is that of PROCESS."""
+    """launch(code): two processes of torchrun itself do it -> CompletedProcess, whatever their end; by forks=True forks
+    do it, which must end well. `train` there is that of PROCESS."""
 
-    def launch(code, check=True):
+    def launch(code, forks=False):
         file = tmp_path / "process.py"
         file.write_text(PROCESS.format(root=str(ROOT), normed=NORMED, small=SMALL) + code)
+        if forks:
+            return torchrun_forks(tmp_path, file, tmp_path, kinds, data_dir)
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         command = [*map(str, [*launcher, file, tmp_path, kinds, data_dir])]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT)
-        assert not check or done.returncode == 0, done.stderr[-3000:]
-        return done
+        return subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT)
 
     return launch
 
@@ -99,7 +101,7 @@ leave()
 
 
 def test_two_processes_equal_one_with_batchnorm_too_evaluate_together_and_hand_on_to_one(launch, train_one, tmp_path):
-    launch(TOGETHER)
+    launch(TOGETHER, forks=True)
     for script, own in NORMED.items():
         one = train_one(script, f"{script}-one", *SMALL, 8, *own.split(), "--max-steps", 3)
         start = train_one(script, f"{script}-start", *SMALL, 8, *own.split(), "--max-steps", 1, "--lr", 1e-12)
@@ -153,7 +155,7 @@ train("dcgan", "run", *SMALL, 4, *NORMED["dcgan"].split(), "--save-every", 2, "-
 
 def test_a_killed_worker_ends_the_job_in_a_sentence_and_the_checkpoint_is_whole(launch, tmp_path):
     began = time.time()
-    done = launch(DYING.format(call=9, signal="SIGKILL"), check=False)  # in step 5
+    done = launch(DYING.format(call=9, signal="SIGKILL"))  # in step 5
     assert done.returncode != 0 and time.time() - began < 60
     told = [line for line in done.stderr.splitlines() if line.startswith("dcgan.py:")]
     assert told == [
@@ -165,7 +167,7 @@ def test_a_killed_worker_ends_the_job_in_a_sentence_and_the_checkpoint_is_whole(
 
 
 def test_sigterm_to_one_process_ends_all_behind_the_same_step(launch, train_one, tmp_path):
-    done = launch(DYING.format(call=9, signal="SIGTERM"), check=False)
+    done = launch(DYING.format(call=9, signal="SIGTERM"))
     assert done.returncode != 0
     assert "dcgan.py: stopped behind step 10; the same command with --resume auto goes on" in done.stderr
     assert "another process" not in done.stderr
