@@ -215,28 +215,20 @@ def vae_vaegan():
     return markdown(["the same networks and steps", "minutes", *metrics.values()], table)
 
 
+PEERS = {"examples": "pytorch/examples", "PyTorch-GAN": "PyTorch-GAN", "VAE-GAN-PYTORCH": "a port"}
+
+
 def speed():
-    found, table = load("../speed") or {"pairs": {}}, []
-    for script, pair in found["pairs"].items():
-        for kind in ("default", "other"):
-            if kind in pair:
-                one = pair[kind]
-                ms, work, share = one["cpu_ms_per_round"], one["gflop"], one["fraction"]
-                cells = [f"{ms['ours']:.0f}", f"{ms['peer']:.0f}", f"**{one['ratio']:.2f}**"]
-                cells += [f"{work['peer'] / work['ours']:.2f}", f"{share['ours']:.0%}", f"{share['peer']:.0%}"]
-                table.append([script, pair["peer"], one["batch_size"], *cells])
-    header = [
-        "script",
-        "beside",
-        "batch",
-        "ours, CPU ms",
-        "theirs",
-        "times as fast",
-        "their work / ours",
-        "of the matrix rate",
-        "theirs",
-    ]
-    return markdown(header, table)
+    table = []
+    for script, pair in (load("../speed") or {"pairs": {}})["pairs"].items():
+        peer = PEERS.get(pair["peer"].partition("/")[0], "the authors' code")
+        for one in (pair["default"], pair["other"]):
+            ms, work, share = one["cpu_ms_per_round"], one["gflop"], one["fraction"]
+            cells = [number(ms["ours"]), number(ms["peer"]), f"**{one['ratio']:.2f}**"]
+            cells += [f"{work['peer'] / work['ours']:.2f}", f"{share['ours']:.0%}", f"{share['peer']:.0%}"]
+            table.append([script, peer, one["batch_size"], *cells])
+    header = ["script", "beside", "batch", "ours, CPU ms", "theirs", "times as fast", "their work / ours"]
+    return markdown([*header, "of the matrix rate", "theirs"], table)
 
 
 def scaling():

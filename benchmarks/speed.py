@@ -43,8 +43,6 @@ import importlib
 import io
 import json
 import os
-import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -65,6 +63,7 @@ from torch.utils.flop_counter import FlopCounterMode
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 import datasets  # noqa: E402
+import metrics  # noqa: E402
 
 ATTRIBUTES = ["Black_Hair", "Blond_Hair", "Brown_Hair", "Male", "Smiling"]
 CLASSES = 10
@@ -410,7 +409,7 @@ def measure(script, peers, size):
         mock.patch.object(ours, "build", build),
         mock.patch.object(datasets, "load", lambda *_, **__: data),
         mock.patch.object(datasets, "load_domains", lambda *_, **__: datasets.Unpaired(data, data, ("A", "B"))),
-        mock.patch.object(datasets, "steps", steps),
+        mock.patch.object(metrics, "steps", steps),
         contextlib.redirect_stdout(io.StringIO()),
         warnings.catch_warnings(),
     ):
@@ -444,18 +443,6 @@ def compare(script, peers, size):
     return sum(parameters["ours"]), facts | {"matmul_gflop_per_s": matmul}
 
 
-def surroundings():
-    """The commit, the versions, the processor."""
-    git = ("rev-parse --short HEAD", "status --porcelain --untracked-files=no")
-    commit, changes = (subprocess.check_output(["git", "-C", ROOT, *how.split()], text=True).strip() for how in git)
-    listed = Path("/proc/cpuinfo")
-    lines = listed.read_text().splitlines() if listed.exists() else []
-    models = [line.partition(": ")[2] for line in lines if line.startswith("model name")] or [platform.processor()]
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
-    device = f"{models[0]}, {os.cpu_count()} cores"
-    return {"commit": commit + (" + changes" if changes else ""), "versions": versions, "device": device}
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", required=True, type=Path, help="the folder of the clones")
@@ -472,7 +459,7 @@ def main():
             rates.append(facts["matmul_gflop_per_s"])
             print(script, json.dumps(facts), flush=True)
     matmul = {library: round(median(rate[library] for rate in rates), 1) for library in rates[0]}
-    result = surroundings() | {"threads": 1, "matmul_gflop_per_s": matmul, "pairs": pairs}
+    result = {"made": metrics.made_with(), "matmul_gflop_per_s": matmul, "pairs": pairs}
     if args.out:
         args.out.write_text(json.dumps(result, indent=2) + "\n")
 
