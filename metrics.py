@@ -2412,7 +2412,8 @@ def save_checkpoint(path: str | Path, state: dict) -> None:
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # a full disk is a RuntimeError to torch
         temporary.unlink(missing_ok=True)
-        raise MetricError(f"{path} cannot be written ({error}); free some space, or choose another --out.") from error
+        why = error.strerror if isinstance(error, OSError) else "the disk is full, or fails"
+        raise MetricError(f"{path} cannot be written ({why}); free some space, or choose another --out.") from error
 
 
 def save_run(
@@ -2446,8 +2447,11 @@ def load_checkpoint(path: str | Path, script: str) -> dict:
     except FileNotFoundError as error:
         raise MetricError(f"there is no checkpoint {path}; mind the path, or train one first.") from error
     except Exception as error:
-        unpickling = isinstance(error, pickle.UnpicklingError)
-        why = "opening it might run code" if unpickling else getattr(error, "strerror", None) or "it is cut short"
+        why = "it is cut short or damaged"
+        if isinstance(error, pickle.UnpicklingError):
+            why = "opening it might run code"
+        elif isinstance(error, PermissionError | IsADirectoryError):
+            why = error.strerror.lower()
         raise MetricError(f"{path} is not a checkpoint that can be read: {why}; take another.") from error
     if owner != script:
         raise MetricError(f"{path} is a checkpoint of {owner}.py, not of {script}.py.")
