@@ -27,6 +27,7 @@ It knows photos. For sets with labels or attributes a small classifier trained o
 """
 
 import argparse
+import ctypes
 import functools
 import hashlib
 import importlib.util
@@ -2256,6 +2257,14 @@ def _signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def keep_freed_memory() -> None:
+    """Let glibc keep the memory of large tensors for the next of their size. It would hand it back to the kernel, which
+    clears every fresh page: up to a third of a training step on a CPU. Elsewhere nothing happens."""
+    with suppress(AttributeError, TypeError, OSError):
+        for name, value in ((-4, 0), (-1, 2**31 - 1)):  # M_MMAP_MAX, M_TRIM_THRESHOLD
+            ctypes.CDLL(None).mallopt(name, value)
+
+
 def steps(loader, done: int, last: int) -> tqdm:
     """Training steps done + 1 ... last, over as many epochs as it takes -> an iterable of (step from 1, epoch from 0,
     batch); rank 0 shows its progress.
@@ -2264,6 +2273,7 @@ def steps(loader, done: int, last: int) -> tqdm:
     KeyboardInterrupt, whose text says where the run stands.
     """
     several, rank = dist.is_initialized(), dist.get_rank() if dist.is_initialized() else 0
+    keep_freed_memory()
 
     def is_last(step: int) -> bool:
         if not several:

@@ -267,3 +267,11 @@ def test_ranges_name_every_flag_that_is_wrong():
     told = "--lr -1.0 must be above 0; --n-critic 0 must be above 0; --beta -2.0 must be 0 or above; --slope nan"
     with pytest.raises(metrics.MetricError, match=told):
         metrics.check_ranges(args, "lr nz n_critic", "beta gamma slope")
+
+
+def test_memory_is_kept_where_the_c_library_can(monkeypatch):
+    asked = []
+    for library in (argparse.Namespace(mallopt=lambda *how: asked.append(how)), argparse.Namespace()):  # glibc, another
+        monkeypatch.setattr(metrics.ctypes, "CDLL", lambda _, library=library: library)
+        metrics.keep_freed_memory()
+    assert asked == [(-4, 0), (-1, 2**31 - 1)]
