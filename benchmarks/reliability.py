@@ -29,8 +29,10 @@ import time
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
+import matplotlib.backends.backend_agg  # noqa: F401  here, and not in every fork: for the curves
 import numpy as np
 import torch
+import torch._dynamo  # of which every optimiser makes use
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
