@@ -2438,7 +2438,15 @@ def save_run(
 
 
 def restore(checkpoint: dict | None, noise: torch.Generator, opts: dict) -> int:
-    """Bring noise and optimisers to where `save_run` left them -> steps done; 0 of a new run. `build` does the nets."""
+    """Bring noise and optimisers to where `save_run` left them -> steps done; 0 of a new run. `build` does the nets.
+    MetricError where the processes of torchrun do not all continue the same."""
+    found = [checkpoint["step"] if checkpoint else 0]
+    if dist.is_initialized():
+        found *= dist.get_world_size()
+        dist.all_gather_object(found, found[0])
+    if len(set(found)) > 1:
+        where = f"the processes found checkpoints of steps {', '.join(map(str, found))}"
+        raise MetricError(f"{where}: put --out on a disk that all machines share." if dist.get_rank() == 0 else "")
     if checkpoint is None:
         return 0
     noise.set_state(checkpoint["noise"])

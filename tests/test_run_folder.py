@@ -275,3 +275,16 @@ def test_memory_is_kept_where_the_c_library_can(monkeypatch):
         monkeypatch.setattr(metrics.ctypes, "CDLL", lambda _, library=library: library)
         metrics.keep_freed_memory()
     assert asked == [(-4, 0), (-1, 2**31 - 1)]
+
+
+@pytest.mark.parametrize(
+    "rank, told", [(0, "the processes found checkpoints of steps 3, 0: put --out on a disk"), (1, "^$")]
+)
+def test_processes_that_found_different_checkpoints_stop(monkeypatch, rank, told):
+    """On two machines without a common disk one finds last.pt and the other does not."""
+    monkeypatch.setattr(metrics.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(metrics.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(metrics.dist, "get_rank", lambda: rank)
+    monkeypatch.setattr(metrics.dist, "all_gather_object", lambda found, own: found.__setitem__(slice(None), [3, 0]))
+    with pytest.raises(MetricError, match=told):
+        metrics.restore(None, torch.Generator(), {})
