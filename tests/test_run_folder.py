@@ -277,9 +277,7 @@ def test_memory_is_kept_where_the_c_library_can(monkeypatch):
     assert asked == [(-4, 0), (-1, 2**31 - 1)]
 
 
-@pytest.mark.parametrize(
-    "rank, told", [(0, "the processes found checkpoints of steps 3, 0: put --out on a disk"), (1, "^$")]
-)
+@pytest.mark.parametrize("rank, told", [(0, "found checkpoints of steps 3, 0: put --out on a disk"), (1, "^$")])
 def test_processes_that_found_different_checkpoints_stop(monkeypatch, rank, told):
     """On two machines without a common disk one finds last.pt and the other does not."""
     monkeypatch.setattr(metrics.dist, "is_initialized", lambda: True)
