@@ -248,6 +248,20 @@ def reliability():
     return markdown(["script", "killed (SIGKILL)", "SIGTERM", "Ctrl-C", "runs resumed to the same bits"], table)
 
 
+def table(name):
+    """A section of tables.md with its figures: [.2f](file.json "key.of.a.value") becomes the number."""
+    text = re.split(r"(?m)^## (\w+)\n", (ROOT / "benchmarks/tables.md").read_text())
+    sections = dict(zip(text[1::2], text[2::2], strict=True))
+
+    def figure(match):
+        value = json.loads((ROOT / match[2]).read_text())
+        for part in match[3].split("."):
+            value = value[int(part) if isinstance(value, list) else part]
+        return re.sub(r"e-0(\d)", r"e-\1", f"{value:{match[1]}}")
+
+    return re.sub(r'\[(\.\d[fe])\]\(([\w/.-]+\.json) "([^"]+)"\)', figure, sections[name].strip())
+
+
 def differences(script):
     """The numbered list of the script's docstring."""
     doc = importlib.import_module(script).__doc__
@@ -259,11 +273,11 @@ def differences(script):
 def fill(text):
     """README with its blocks as the result files and docstrings have them."""
     parts = {f.__name__: f for f in (scripts, defaults, facades, horse2zebra, attributes, vae_vaegan)}
-    parts |= {f.__name__: f for f in (speed, scaling, reliability)}
+    parts |= {f.__name__: f for f in (speed, scaling, reliability, table, differences)}
 
     def block(match):
         name, *rest = match[1].split()
-        return f"<!-- fill: {match[1]} -->\n{parts.get(name, differences)(*rest)}\n<!-- end -->"
+        return f"<!-- fill: {match[1]} -->\n{parts[name](*rest)}\n<!-- end -->"
 
     return re.sub(r"<!-- fill: ([\w ]+?) -->\n.*?<!-- end -->", block, text, flags=re.DOTALL)
 
