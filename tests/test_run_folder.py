@@ -286,3 +286,14 @@ def test_processes_that_found_different_checkpoints_stop(monkeypatch, rank, told
     monkeypatch.setattr(metrics.dist, "all_gather_object", lambda found, own: found.__setitem__(slice(None), [3, 0]))
     with pytest.raises(MetricError, match=told):
         metrics.restore(None, torch.Generator(), {})
+
+
+def test_results_say_what_they_were_made_with(tmp_path, monkeypatch, capsys):
+    made = metrics.made_with()
+    assert made["torch"] == torch.__version__ and made["threads"] == torch.get_num_threads() and " x " in made["device"]
+    checkpoint = {"step": 3, "log": {"seconds": 120.0}, "made": made | {"commit": "of the training"}, "processes": 2}
+    metrics.write_evaluation(argparse.Namespace(out=str(tmp_path)), checkpoint, [metrics.Score("FID", 1.5)])
+    facts = json.loads((tmp_path / "metrics.json").read_text())
+    assert (facts["made"]["commit"], facts["processes"], facts["minutes"]) == ("of the training", 2, 2.0)
+    monkeypatch.setattr(metrics.subprocess, "run", lambda *_, **__: (_ for _ in ()).throw(OSError("no git")))
+    assert metrics.made_with.__wrapped__()["commit"] == "unknown"
