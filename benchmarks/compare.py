@@ -150,7 +150,7 @@ def main():
             }
         facts["cpu_minutes"] = statistics.mean(seed["cpu_minutes"] for seed in facts["seeds"])
     result = {key: value for key, value in vars(args).items() if key in ("dataset", "epochs", "seeds", "width", "nz")}
-    result["models"] = table
+    result |= {"made": metrics.made_with(), "models": table}
     if args.out:
         args.out.write_text(json.dumps(result, indent=2) + "\n")
         draw(rows, args.out.with_suffix(".png"))

@@ -138,7 +138,9 @@ def main(argv: list[str] | None = None) -> None:
         cache = sum(file.stat().st_size for file in Path(folder, "cache").rglob("*") if file.is_file())
     ours, folder_loader = (results[name]["images_per_s"] for name in ("ours, epoch", "ImageFolder, 2 workers"))
     facts = {"images": args.images, "image_size": args.image_size, "batch_size": args.batch_size, "results": results}
-    facts |= {"cache_MB": round(cache / 1e6), "cpus": os.cpu_count()}
+    import metrics  # not sooner: the memory of a process that has not imported it is measured above
+
+    facts |= {"cache_MB": round(cache / 1e6), "made": metrics.made_with()}
     facts["times_as_fast"] = round(statistics.median(ours) / statistics.median(folder_loader), 1)
     if args.out:
         Path(args.out).write_text(json.dumps(facts, indent=1) + "\n")

@@ -8,7 +8,6 @@ reads its cache; making that (once) is timed too.
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from torchvision import transforms
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import datasets  # noqa: E402
+import metrics  # noqa: E402
 
 
 def make_jpegs(folder: Path, count: int, size: int) -> None:
@@ -92,8 +92,7 @@ def main(argv: list[str] | None = None) -> None:
         "images_per_second": {name: [round(v) for v in values] for name, values in speeds.items()},
         "median": {name: round(value) for name, value in medians.items()},
         "cache_seconds": round(cache_seconds, 3),
-        "cpus": os.cpu_count(),
-        "torch": torch.__version__,
+        "made": metrics.made_with(),
     }
     if args.out:
         Path(args.out).write_text(json.dumps(result, indent=1) + "\n")

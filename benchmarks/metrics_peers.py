@@ -17,7 +17,6 @@ import io
 import json
 import multiprocessing
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -455,10 +454,10 @@ def main() -> None:
         lpips_rows(args.weights_dir, args.rounds)
         if "pytorch-fid" in FOUND:
             whole_job(path, Path(folder))
-    result = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "scipy")}
+    result = {"made": metrics.made_with(), "scipy": importlib.metadata.version("scipy")}
     result |= {"peers": {peer: importlib.metadata.version(peer) for peer in FOUND}}
-    result |= {"not_installed": [peer for peer in PEERS if peer not in FOUND], "machine": platform.machine()}
-    result |= {"threads": torch.get_num_threads(), "rounds": args.rounds, "rows": ROWS}
+    result |= {"not_installed": [peer for peer in PEERS if peer not in FOUND]}
+    result |= {"rounds": args.rounds, "rows": ROWS}
     print(markdown())
     if args.out:
         args.out.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
