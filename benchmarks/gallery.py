@@ -47,7 +47,7 @@ def tiles(path, columns, cell, wanted):
     top = sheet.height - rows * cell
     for row, column in wanted:
         x, y = left + column * cell, top + row * cell
-        yield sheet.crop((x, y, x + cell - 2, y + cell - 2)).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+        yield sheet.crop((x, y, x + cell - 4, y + cell - 4)).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
 
 
 def main():
