@@ -102,8 +102,10 @@ def score(row, name, floor=False):
         return ABSENT
     text = number(kept["mean"])
     if kept["std"] is not None:
-        digits = len(text.partition(".")[2])
-        text += f" ± {kept['std']:.{max(digits, 1)}f}"
+        digits = max(1, len(text.partition(".")[2]))
+        while digits < 4 and 0 < kept["std"] < 0.5 * 10**-digits:  # a digit of the spread is to be seen
+            digits += 1
+        text = f"{kept['mean']:.{digits}f} ± {kept['std']:.{digits}f}"
     return text + (f" ({number(kept['floor'])})" if floor and kept["floor"] is not None else "")
 
 
