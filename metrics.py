@@ -2245,7 +2245,7 @@ def _on_signal(number: int, frame) -> None:
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """Ctrl-C and SIGTERM end what is done in here by KeyboardInterrupt, training behind its step: see `steps`."""
+    """Ctrl-C and SIGTERM end what is done in here by KeyboardInterrupt, training after its step: see `steps`."""
     numbers = [signal.SIGINT, signal.SIGTERM] if threading.current_thread() is threading.main_thread() else []
     numbers = [number for number in numbers if signal.getsignal(number) not in (None, signal.SIG_IGN)]  # nohup, &
     before = {number: signal.signal(number, _on_signal) for number in numbers}
@@ -2298,7 +2298,7 @@ def steps(loader, done: int, last: int) -> tqdm:
                     _stop.stepping = _stop.agreed = False
                     return
                 if _stop.agreed:
-                    raise KeyboardInterrupt(f"stopped behind step {done}; the same command with --resume auto goes on")
+                    raise KeyboardInterrupt(f"stopped after step {done}; the same command with --resume auto continues")
 
     return tqdm(walk(done), total=last, initial=done, unit="step", disable=rank > 0)
 
@@ -2310,7 +2310,7 @@ def one_sentence(
     stopped: str = "stopped; --resume auto continues from the last checkpoint",
 ) -> Iterator[None]:
     """What a script does in here: an error of these types ends it with its sentence and exit status 2, Ctrl-C with 130,
-    SIGTERM with 143, each behind the checkpoint of the present step. However it ends, it leaves torchrun's process
+    SIGTERM with 143, each after a checkpoint of the present step. However it ends, it leaves torchrun's process
     group; where another process of it has died, it says so."""
     try:
         with _signals():
@@ -2376,8 +2376,8 @@ def parse_args(
 
 
 FREE_FLAGS = (
-    "data_dir data_url strict epochs max_steps device amp compile workers out log_every sample_every save_every "
-    "eval_every resume sample evaluate num_samples weights_dir"
+    "data_dir data_url strict epochs max_steps device amp compile sync_bn workers out log_every sample_every "
+    "save_every eval_every resume sample evaluate num_samples weights_dir"
 ).split()
 
 
@@ -2466,7 +2466,7 @@ def load_checkpoint(path: str | Path, script: str) -> dict:
         raise MetricError(f"there is no checkpoint {path}; mind the path, or train one first.") from error
     except Exception as error:
         why = "it is cut short or damaged"
-        if isinstance(error, pickle.UnpicklingError):
+        if isinstance(error, pickle.UnpicklingError) and re.search("unsupported global", str(error), re.IGNORECASE):
             why = "opening it might run code"
         elif isinstance(error, PermissionError | IsADirectoryError):
             why = error.strerror.lower()

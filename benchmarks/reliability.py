@@ -168,7 +168,7 @@ def blows(bench, wanted, rng):
             done += 1
             step = torch.load(out / "last.pt", weights_only=True)["step"] if (out / "last.pt").exists() else 0
             assert step >= last, "a checkpoint went back"
-            if f"stopped behind step {step};" not in text and number != signal.SIGKILL:
+            if f"stopped after step {step};" not in text and number != signal.SIGKILL:
                 assert "stopped; --resume auto" in text, text  # it had not begun to train
             last = step
         assert outcome(out) == whole, f"{out}: not the bits of the undisturbed run"

@@ -172,7 +172,7 @@ def in_two_parts(train_here, tmp_path):
 
 @pytest.fixture
 def stops_cleanly(train_here, monkeypatch, tmp_path, capfd):
-    """stops_cleanly(*flags): Ctrl-C, or SIGTERM, in the middle of step 2 ends a run behind step 3, with a checkpoint, a
+    """stops_cleanly(*flags): Ctrl-C, or SIGTERM, in the middle of step 2 ends a run after step 3, with a checkpoint, a
     line, and a status that says which; resumed, it ends in the bits and the log of a run that nobody stopped."""
 
     def stops_cleanly(*more):
@@ -196,7 +196,7 @@ def stops_cleanly(train_here, monkeypatch, tmp_path, capfd):
                     signal.signal(signal.SIGINT, handler)
             assert end.value.code == 128 + number
             text = capfd.readouterr().err
-            assert "stopping soon, with a checkpoint" in text and "stopped behind step 3; the same command" in text
+            assert "stopping soon, with a checkpoint" in text and "stopped after step 3; the same command" in text
             assert torch.load(out / "last.pt", weights_only=True)["step"] == 3 and len(log_of(out)) == 1
             assert differences(whole, train_here(out, *flags, "--resume", "auto")) == []
             assert log_of(out) == log_of(tmp_path / "whole")

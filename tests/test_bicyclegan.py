@@ -243,7 +243,7 @@ def test_kill_9_at_any_moment_loses_nothing_but_time(train_here, flags, tmp_path
     assert log_of(out) == log_of(tmp_path / "whole")
 
 
-def test_ctrl_c_and_sigterm_end_a_run_behind_a_checkpoint(stops_cleanly):
+def test_ctrl_c_and_sigterm_end_a_run_after_a_checkpoint(stops_cleanly):
     stops_cleanly()
 
 

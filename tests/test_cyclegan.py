@@ -480,7 +480,7 @@ def test_a_run_continues_in_the_middle_of_an_epoch_and_of_a_decay(in_two_parts):
     in_two_parts(("--max-steps", 6), "--epochs", 3, "--decay-from", 1, "--pool-size", 3)
 
 
-def test_ctrl_c_and_sigterm_end_a_run_behind_a_checkpoint(stops_cleanly):
+def test_ctrl_c_and_sigterm_end_a_run_after_a_checkpoint(stops_cleanly):
     stops_cleanly()
 
 

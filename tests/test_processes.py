@@ -126,7 +126,7 @@ def test_two_processes_equal_one_with_batchnorm_too_evaluate_together_and_hand_o
     assert [s["metric"] for s in two] == [s["metric"] for s in alone] and two[0]["n_fake"] == 24
     assert [s["value"] for s in two] == pytest.approx([s["value"] for s in alone], rel=1e-2)
     assert torch.load(tmp_path / "half" / "last.pt", weights_only=True)["processes"] == 2
-    done = train_one("dcgan", "half", "--resume", tmp_path / "half" / "last.pt", "--max-steps", 6)
+    done = train_one("dcgan", "half", "--resume", tmp_path / "half" / "last.pt", "--max-steps", 6, "--sync-bn")
     assert (done["args"]["batch_size"], done["processes"], done["step"]) == (8, 1, 6)
     assert all(far(whole[name], done[name]) < 2e-5 for name in "GD") and torch.equal(whole["noise"], done["noise"])
     assert [row["step"] for row in log_of(tmp_path / "half")] == list("123456")
@@ -166,10 +166,10 @@ def test_a_killed_worker_ends_the_job_in_a_sentence_and_the_checkpoint_is_whole(
     assert state["step"] == 4 and not list((tmp_path / "run").glob("*.tmp"))
 
 
-def test_sigterm_to_one_process_ends_all_behind_the_same_step(launch, train_one, tmp_path):
+def test_sigterm_to_one_process_ends_all_after_the_same_step(launch, train_one, tmp_path):
     done = launch(DYING.format(call=9, signal="SIGTERM"))
     assert done.returncode != 0
-    assert "dcgan.py: stopped behind step 10; the same command with --resume auto goes on" in done.stderr
+    assert "dcgan.py: stopped after step 10; the same command with --resume auto continues" in done.stderr
     assert "another process" not in done.stderr
     assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["step"] == 10
 

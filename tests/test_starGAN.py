@@ -397,7 +397,7 @@ def test_2n_epochs_equal_n_and_n_resumed_to_the_bit(in_two_parts, adv):
     assert in_two_parts(["--max-steps", 5], *more)["step"] == 12
 
 
-def test_ctrl_c_and_sigterm_end_a_run_behind_a_checkpoint(stops_cleanly):
+def test_ctrl_c_and_sigterm_end_a_run_after_a_checkpoint(stops_cleanly):
     stops_cleanly("--n-critic", 2)
 
 

@@ -464,7 +464,7 @@ def test_a_run_continues_in_the_middle_of_an_epoch(in_two_parts):
     in_two_parts(("--max-steps", 13), "--epochs", 2, "--log-every", 4)
 
 
-def test_ctrl_c_and_sigterm_end_a_run_behind_a_checkpoint(stops_cleanly):
+def test_ctrl_c_and_sigterm_end_a_run_after_a_checkpoint(stops_cleanly):
     stops_cleanly()
 
 

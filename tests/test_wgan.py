@@ -358,7 +358,7 @@ def test_2n_epochs_equal_n_and_n_resumed_to_the_bit(in_two_parts, of, lipschitz,
     assert whole["step"] == (12 if kind == "images" else 20)
 
 
-def test_ctrl_c_and_sigterm_end_a_run_behind_a_checkpoint(stops_cleanly):
+def test_ctrl_c_and_sigterm_end_a_run_after_a_checkpoint(stops_cleanly):
     stops_cleanly("--n-critic", 2)
 
 
