@@ -3,7 +3,9 @@
 import importlib.util
 import json
 import re
+import runpy
 import shlex
+import sys
 
 import pytest
 from conftest import ROOT
@@ -107,3 +109,24 @@ def test_nothing_speaks_of_the_place_where_it_was_written():
     for path in [*ROOT.glob("*.py"), *ROOT.glob("*.md"), *ROOT.glob("*.toml"), *(ROOT / "benchmarks").rglob("*.*")]:
         if path.suffix in (".py", ".md", ".toml", ".json"):
             assert not re.search(r"/work/|\.\./shared|/tmp/|/root/", path.read_text()), path
+
+
+def test_every_result_has_a_program_that_makes_it(tmp_path, monkeypatch):
+    """The commands of the tables' programs parse, and together they name every file of a run in benchmarks/results."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import runs
+
+    made, kept = set(), {path.stem for path in (ROOT / "benchmarks" / "results").glob("*.json")}
+
+    def table(title, rows, args):
+        made.update({title}, rows)
+        for row in rows.values():
+            importlib.import_module(row["script"]).build_parser().parse_args(row["flags"].split())
+            importlib.import_module(row["script"]).build_parser().parse_args(row["measure"].split())
+
+    monkeypatch.setattr(runs, "table", table)
+    monkeypatch.setattr(sys, "argv", ["program"])
+    for name in ("defaults", "facades", "horse2zebra", "vae_vaegan", "single_images", "photographs"):
+        runpy.run_path(str(ROOT / "benchmarks" / f"{name}.py"), run_name="__main__")
+    made |= {"attributes", "compare-fashion-mnist", "scaling", "reliability"}  # have programs of their own
+    assert {re.sub(r"-s\d$", "", name) for name in kept} == made
