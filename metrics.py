@@ -2231,7 +2231,7 @@ def stopping() -> bool:
     return _stop.agreed
 
 
-def _on_signal(number: int, frame) -> None:
+def _on_signal(number: int, frame: object) -> None:
     if os.getpid() != _stop.owner:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
@@ -2259,13 +2259,14 @@ def _signals() -> Iterator[None]:
 
 def keep_freed_memory() -> None:
     """Let glibc keep the memory of large tensors for the next of their size. It would hand it back to the kernel, which
-    clears every fresh page: up to a third of a training step on a CPU. Elsewhere nothing happens."""
+    clears every fresh page: on a CPU a good part of a step where networks are wide and batches small. Elsewhere nothing
+    happens."""
     with suppress(AttributeError, TypeError, OSError):
         for name, value in ((-4, 0), (-1, 2**31 - 1)):  # M_MMAP_MAX, M_TRIM_THRESHOLD
             ctypes.CDLL(None).mallopt(name, value)
 
 
-def steps(loader, done: int, last: int) -> tqdm:
+def steps(loader: torch.utils.data.DataLoader, done: int, last: int) -> tqdm:
     """Training steps done + 1 ... last, over as many epochs as it takes -> an iterable of (step from 1, epoch from 0,
     batch); rank 0 shows its progress.
 

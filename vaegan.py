@@ -33,7 +33,7 @@ reconstruction FID-768 1.41 (floor 0.04), in-domain edit success 0.86, in-domain
   compare: --model vae;  --gamma 0;  --model vae-dis --dis-from CKPT of the latter      (with an --out each)
   paper:  python vaegan.py --dataset celeba --image-size 64 --epochs 25 --lr 3e-4 --lr-d 3e-4 --beta1 0 --beta2 0.9
             --batch-size 64 --nz 128 --nef 64 --ngf 32 --ndf 32 --fc 2048 --leaky 0 --norm-d batch --unit-variance
-            --gamma 0.0164 --beta 1 --dec-loss saturating --decay-from 0
+            --gamma 0.0164 --beta 1 --dec-loss saturating --decay-from 0      (epochs and gamma: its code's)
   course: python vaegan.py --dataset FOLDER --image-size 256 --image-width 128 --batch-size 64 --nz 256 --nef 64
             --ngf 32 --ndf 32 --fc 1024 --norm-d batch         (DeepFashion: a folder for each kind of clothes)
 """

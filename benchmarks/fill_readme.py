@@ -124,7 +124,7 @@ def seeds(row):
 
 
 def parameters(script):
-    """Of the default run's networks, by name, as tests/test_docs.py counts them."""
+    """Of the default run's networks, by name."""
     module = importlib.import_module(script)
     args = module.build_parser().parse_args([])
     args = module.resolve(args) if script == "wgan" else args
@@ -151,8 +151,17 @@ def defaults():
     return markdown(["command", "data", "minutes", "scores (floor)", "of", "for context"], table)
 
 
+def by_score(name, corner, titles, shown):
+    """A row for each run of a table: minutes, scores. shown: {score: column}, whose floor stands in a "(floor)" one."""
+    table = [
+        [title, minutes(row), *(score(row, metric, floor="(floor)" in column) for metric, column in shown.items())]
+        for title, row in zip(titles, rows_of(name).values(), strict=True)
+    ]
+    return markdown([corner, "minutes", *shown.values()], table)
+
+
 def facades():
-    metrics = {
+    shown = {
         "FID-768": "FID-768 (floor)",
         "LPIPS diversity": "LPIPS diversity",
         "LPIPS of true pictures (ceiling)": "ceiling",
@@ -160,11 +169,7 @@ def facades():
         "KL, nats": "KL, nats",
     }
     titles = ("with its latent losses", "λ_latent = λ_KL = 0")
-    table = [
-        [title, minutes(row), *(score(row, name, floor=True) for name in metrics)]
-        for title, row in zip(titles, rows_of("facades").values(), strict=True)
-    ]
-    return markdown(["facades, labels to photos, 128 px", "minutes", *metrics.values()], table)
+    return by_score("facades", "facades, labels to photos, 128 px", titles, shown)
 
 
 def horse2zebra():
@@ -202,7 +207,7 @@ def attributes():
 
 
 def vae_vaegan():
-    metrics = {
+    shown = {
         "FID-768": "FID-768 of samples (floor)",
         "reconstruction FID-768": "of reconstructions",
         "in-domain FID-128": "in-domain FID of samples (floor)",
@@ -210,11 +215,7 @@ def vae_vaegan():
         "test MSE": "test MSE",
     }
     titles = ("**vaegan**, the default", "`--model vae`: a Gaussian on pixels")
-    table = [
-        [title, minutes(row), *(score(row, name, floor="reconstruction" not in name) for name in metrics)]
-        for title, row in zip(titles, rows_of("vae-vaegan").values(), strict=True)
-    ]
-    return markdown(["the same networks and steps", "minutes", *metrics.values()], table)
+    return by_score("vae-vaegan", "the same networks and steps", titles, shown)
 
 
 PEERS = {"examples": "pytorch/examples", "PyTorch-GAN": "PyTorch-GAN", "VAE-GAN-PYTORCH": "a port"}

@@ -18,10 +18,10 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
 
-def parser(about: str, seeds: tuple[int, ...] = (0,)) -> argparse.ArgumentParser:
+def parser(about: str) -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--rows", nargs="+", default=[], metavar="NAME", help="train only these; empty = all")
-    p.add_argument("--seeds", type=int, nargs="+", default=list(seeds), help="of every row")
+    p.add_argument("--seeds", type=int, nargs="+", default=[0], help="of every row")
     p.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the run folders")
     p.add_argument("--weights-dir", default="weights", help="folder with the weights of Inception, AlexNet and LPIPS")
     p.add_argument("--gather", action="store_true", help="train nothing: a table of what is there")

@@ -7,7 +7,7 @@
     git clone https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix CycleGAN && git -C CycleGAN checkout d7e7ed8
     git clone https://github.com/yunjey/stargan
     git clone https://github.com/rishabhd786/VAE-GAN-PYTORCH
-    cd .. && python benchmarks/speed.py --peers peers --out benchmarks/speed.json        15 minutes
+    cd .. && python benchmarks/speed.py --peers peers --out benchmarks/speed.json        10 minutes of an idle core
 
 At equal networks and losses, on random pictures, at the batch that is the peer's default and at another; what it takes
 to fetch pictures does not count, nor do printed lines and pictures of samples. Each of our scripts runs its own
